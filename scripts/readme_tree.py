@@ -1,0 +1,76 @@
+"""Write the annotated tree of README.md from the first lines of the modules.
+
+`python scripts/readme_tree.py` rewrites it; `tests/test_architecture.py` compares it and
+checks every import against `ORDER`.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "resnext"
+BEGIN, END = "<!-- tree: scripts/readme_tree.py -->\n", "<!-- end of tree -->\n"
+
+# A module may import only what stands above it. This is also the order to read them in.
+ORDER = """
+errors files transport arch sources bombs images preprocess predictions catalogue modelfile
+checkpoints checkpoints.keymaps checkpoints.timmconfig checkpoints.pickles checkpoints.reader
+hub hub.downloads hub.cache hub.origins weights
+results results.formats results.outputs results.parquet results.sinks
+engines engines.base engines.graph engines.compiled engines.openvino engines.ort engines.select
+prefetch classifier testing
+__init__
+cli cli.text cli.progress cli.complete cli.models cli.predict cli.info cli.cache cli.app
+__main__
+""".split()
+
+FILES = {
+    "assets/starter.safetensors": "the model in the package: 200 everyday classes",
+    "assets/catalogue.json": "the public weights: where, which preprocessing, which licence",
+    "assets/imagenet1k.json": "the 1,000 synset ids and names of ImageNet-1k",
+}
+
+
+def first_line(path: Path) -> str:
+    """Return the first line of a module's docstring."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    return (docstring or "").partition("\n")[0]
+
+
+def path_of(module: str) -> Path:
+    """Return the file of a module in `ORDER`; of a package, its `__init__.py`."""
+    path = PACKAGE / Path(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def tree() -> str:
+    """Draw the package: each file with what it is for, in the order to read them."""
+    lines = ["```", "src/resnext/"]
+    for module in ORDER:
+        depth, path = module.count("."), path_of(module)
+        if not path.exists():
+            continue
+        name = module.rpartition(".")[2] + (
+            "/" if path.stem == "__init__" and depth == 0 else ".py"
+        )
+        if module == "__init__":
+            name = "__init__.py"
+        lines.append("  " + f"{'  ' * depth}{name}".ljust(18) + first_line(path).rstrip("."))
+    for name, purpose in FILES.items():
+        if (PACKAGE / name).exists():
+            lines.append("  " + name.ljust(18) + "  " + purpose)
+    return "\n".join([*lines, "```", ""])
+
+
+def main() -> None:
+    """Replace what stands between the markers."""
+    readme = ROOT / "README.md"
+    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
+    after = rest.split(END)[1]
+    readme.write_text(before + BEGIN + tree() + END + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Checkpoints of any kind: a document, and tensors in our names."""

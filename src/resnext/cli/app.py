@@ -1,0 +1,144 @@
+"""The `resnext` command: its commands, exit codes and how errors look."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+import warnings
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+from click.shell_completion import get_completion_class, shell_complete
+
+import resnext
+from resnext.cli.cache import cache
+from resnext.cli.info import info
+from resnext.cli.models import models
+from resnext.cli.predict import predict
+from resnext.errors import ResNeXtError, closest
+
+FAULT, ENVIRONMENT, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 5, 130, 141, 143
+_COMPLETE_VARIABLE = "_RESNEXT_COMPLETE"
+
+
+class _Terminated(BaseException):
+    """The process was asked to end."""
+
+
+class _Group(click.Group):
+    """Names the nearest command where one is misspelt."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            near = closest(args[0], self.commands)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example:  resnext predict photo.jpg",
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False,
+              callback=lambda _ctx, _option, given: _print_version() if given else None,
+              help="Print the version.")  # fmt: skip
+@click.option("--debug", is_flag=True, expose_value=False, help="Show the traceback of an error.")
+def app() -> None:
+    """Classify pictures with ResNeXt: fast, offline, no torch needed.
+
+    Exit codes: 0 done, 1 a fault of ours, 2 usage, 3 input pictures failed (the rest are
+    done), 4 model refused, 5 environment (network, disk, memory, missing extra).
+    """
+
+
+@app.command(
+    short_help="Print the script for Tab in a shell.",
+    epilog='Example:  eval "$(resnext completion bash)"',
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes commands, options and model names in a shell."""
+    complete = get_completion_class(shell)
+    assert complete is not None, "click knows all three"
+    print(complete(app, {}, "resnext", _COMPLETE_VARIABLE).source())
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its code."""
+    if instruction := os.environ.get(_COMPLETE_VARIABLE):
+        sys.exit(shell_complete(app, {}, "resnext", _COMPLETE_VARIABLE, instruction))
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by who started us
+            setattr(sys, name, open(os.devnull, mode))
+    signal.signal(signal.SIGTERM, _terminate)
+    # One line to people, without the place in our code.
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    code = run(sys.argv[1:])
+    if code in (INTERRUPTED, TERMINATED):
+        # Everything is written or undone. Python would still wait for every thread, and one
+        # may be fetching a picture from a server that drips.
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; errors are one clear line on stderr."""
+    debug = "--debug" in arguments
+    # Wherever it stands: people add it to the end of the command that failed.
+    arguments = [word for word in arguments if word != "--debug"]
+    try:
+        # Not `app.main`, which takes a reader that leaves for a fault.
+        with app.make_context("resnext", arguments) as context:
+            code: Any = app.invoke(context)
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+    except _Terminated:
+        return TERMINATED
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except ResNeXtError as error:
+        return _report(error, error.exit_code, str(error), debug=debug)
+    except OSError as error:  # such as a full disk behind stdout
+        return _report(error, ENVIRONMENT, str(error), debug=debug)
+    except MemoryError as error:
+        text = "out of memory\n\nhint: try a smaller --batch-size"
+        return _report(error, ENVIRONMENT, text, debug=debug)
+    except Exception as error:
+        text = f"unexpected {type(error).__name__}: {error}\n\nhint: run again with --debug"
+        return _report(error, FAULT, text, debug=debug)
+
+
+def _report(error: Exception, code: int, text: str, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    print(f"error: {text}", file=sys.stderr)
+    return code
+
+
+def _print_version() -> NoReturn:
+    print(f"resnext {resnext.__version__}")
+    raise click.exceptions.Exit(0)
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
+for command in (predict, models, info, cache):
+    app.add_command(command)

@@ -1,0 +1,105 @@
+"""`resnext predict`: pictures to named predictions."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+import resnext
+from resnext.cli import progress
+from resnext.cli.complete import complete, complete_model
+from resnext.errors import ConfigError
+
+INPUT_FAILED = 3
+FORMATS = ("table", "json", "jsonl", "csv", "parquet")
+AT_LEAST_1 = click.IntRange(min=1)
+
+
+@click.command(
+    short_help="Name what is in pictures.",
+    epilog="Example:  resnext predict photos/ --model resnext50_32x4d -f csv -o answers.csv",
+)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path())
+@click.option("-m", "--model", default="starter", show_default=True, shell_complete=complete_model,
+              help="Catalogue name, alias, file, or hf-hub:owner/repo.")  # fmt: skip
+@click.option("-k", "--top-k", type=AT_LEAST_1, default=5, show_default=True,
+              help="Answers a picture.")  # fmt: skip
+@click.option("-f", "--format", "format_", type=click.Choice(FORMATS),
+              help="Default: as the suffix of -o says, else table.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path),
+              help="Write here instead of stdout.")  # fmt: skip
+@click.option("--batch-size", type=AT_LEAST_1,
+              help="Pictures per engine call; default: what suits the engine.")  # fmt: skip
+@click.option(
+    "--engine",
+    default="auto",
+    show_default=True,
+    shell_complete=complete("auto openvino onnxruntime"),
+    help="auto, openvino or onnxruntime.",
+)
+@click.option(
+    "--precision",
+    default="auto",
+    show_default=True,
+    shell_complete=complete("auto bf16 fp32"),
+    help="auto, bf16 or fp32 (exact).",
+)
+@click.option("--threads", type=AT_LEAST_1, help="CPU threads of the engine; default: all.")
+@click.option("--offline", is_flag=True, help="Never touch the network.")
+@click.option("--ignore-errors", is_flag=True, help="Exit 0 even if pictures failed.")
+def predict(
+    *,
+    inputs: tuple[str, ...],
+    top_k: int,
+    format_: str | None,
+    output: Path | None,
+    batch_size: int | None,
+    offline: bool,
+    ignore_errors: bool,
+    **engine: Any,
+) -> int:
+    """Name what is in pictures.
+
+    INPUT is a file, a folder, a glob, an http(s) URL, or - for one path a line on stdin.
+
+    Results go to stdout or -o, in the order of the pictures; talk goes to stderr. A picture
+    that cannot be read is reported, the rest are done, and the exit code is 3.
+    """
+    from resnext import sources
+    from resnext.results import sinks
+    from resnext.results.formats import printable
+
+    start = time.perf_counter()
+    output = None if output == Path("-") else output
+    if (
+        output is not None
+        and output.exists()
+        and any(map(output.samefile, filter(os.path.exists, inputs)))
+    ):
+        raise ConfigError(f"{output} is both a picture to read and the output")
+    chosen = format_ or (sinks.format_of(output) if output else "table")
+    with progress.download_bar() as downloaded:
+        classifier = resnext.Classifier(offline=offline or None, progress=downloaded, **engine)
+    if assumed := classifier.document.provenance.get("assumed"):
+        facts = "; ".join(f"{key}: {value}" for key, value in assumed.items())
+        print(f"note: the checkpoint does not say how to use it; assumed {facts}", file=sys.stderr)
+    pictures = progress.Lookahead(sources.iter_sources(inputs))
+    failed = 0
+    with (
+        progress.naming_partial(sinks.open_sink(chosen, output or sys.stdout, top_k=top_k)) as sink,
+        progress.bar(pictures, quiet=output is None and sys.stdout.isatty()) as advance,
+    ):
+        for result in classifier.predict(pictures, top_k=top_k, batch_size=batch_size):
+            sink.write(result)
+            advance()
+            if result.error is not None:
+                failed += 1
+                if output is not None or chosen != "table":  # the table has it already
+                    print(printable(f"{result.source}: {result.error}"), file=sys.stderr)
+    progress.summarize(pictures.taken, failed, time.perf_counter() - start)
+    return INPUT_FAILED if failed and not ignore_errors else 0

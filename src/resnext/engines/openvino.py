@@ -1,0 +1,277 @@
+"""Run the graph on OpenVINO, the default engine on processors.
+
+A compiled network comes from the cache where it can: its file is mapped, not read, and
+neither onnx nor the weights are touched. bfloat16 is used where the processor has it and a
+measurement, made once per machine, says that it is faster; fp32 is exact where asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from resnext.engines.base import (
+    BEST_BATCH_SIZE,
+    EMBEDDING,
+    GRAPH_VERSION,
+    IMAGE,
+    LOGITS,
+    AbstractEngine,
+    GraphSource,
+    Outputs,
+    Precision,
+)
+from resnext.engines.compiled import CompiledCache, make_key
+from resnext.errors import ConfigError, EngineError, OutputError
+from resnext.files import atomic
+
+PRECISIONS = ("auto", "bf16", "fp32")
+MIN_BF16_SPEEDUP = 1.1  # below this the lost digits are not worth it
+
+_DEVICE = "CPU"
+# Streams split the cores, which costs a single batch more than it brings to many.
+_SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
+_PRECISION_SETTINGS: dict[Precision, dict[str, str]] = {
+    "fp32": {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"},
+    "bf16": {"INFERENCE_PRECISION_HINT": "bf16"},
+}
+_CONVERTER = "openvino.tools.ovc"
+
+
+def _import_openvino() -> Any:
+    """Import OpenVINO without its model converter, which stays available.
+
+    `import openvino` imports the converter, which nothing here uses, as an optional part:
+    90 ms, and 80 ms more for telemetry that reports each import to Google Analytics, writes
+    to ~/intel and starts a process (2026.4). Nobody agreed to that, and a program that
+    promises to stay off the network must not do it. So the converter is "not installed"
+    while the package is imported, a case its `__init__` provides for, and
+    `openvino.convert_model` is imported when somebody first asks for it.
+    """
+    if "openvino" in sys.modules or _CONVERTER in sys.modules:
+        return importlib.import_module("openvino")
+    sys.modules[_CONVERTER] = None  # type: ignore[assignment]  # the documented way to say so
+    try:
+        runtime: Any = importlib.import_module("openvino")
+    finally:
+        del sys.modules[_CONVERTER]
+    if not hasattr(runtime, "convert_model"):
+
+        def import_converter(name: str) -> Any:
+            if name != "convert_model":
+                raise AttributeError(f"module 'openvino' has no attribute {name!r}")
+            runtime.convert_model = importlib.import_module(_CONVERTER).convert_model
+            return runtime.convert_model
+
+        runtime.__getattr__ = import_converter  # PEP 562
+    return runtime
+
+
+ov = _import_openvino()
+
+
+class OpenVINOEngine(AbstractEngine):
+    """One network on this machine's processor.
+
+    Args:
+        source: Where the graph comes from.
+        precision: "fp32", "bf16", or "auto" for the faster one on this machine.
+        threads: Number of processor threads, or None for one per physical core.
+        cache: Folder for compiled networks and for what was measured; None for no cache.
+
+    Raises:
+        ConfigError: Unknown precision, bf16 on a processor without it, no thread.
+        EngineError: OpenVINO refuses the network.
+    """
+
+    name: ClassVar[str] = "openvino"
+
+    def __init__(
+        self,
+        source: GraphSource,
+        *,
+        precision: str = "auto",
+        threads: int | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        core = ov.Core()
+        chosen = _choose_precision(core, precision, cache)
+        super().__init__(source.signature, precision=chosen, best_batch_size=BEST_BATCH_SIZE)
+        settings = {**_SETTINGS, **_PRECISION_SETTINGS[chosen]}
+        if threads is not None:
+            if threads < 1:
+                raise ConfigError(f"threads is {threads}; expected at least 1")
+            settings["INFERENCE_NUM_THREADS"] = str(threads)
+        # In this order: the mapped file must outlive the network, which refers to its bytes,
+        # also where both end with an engine that nobody closed.
+        self._request: Any = None
+        self._blob: npt.NDArray[np.uint8] | None = None
+        self._request = self._compile(core, source, settings, cache).create_infer_request()
+
+    def _compile(
+        self, core: Any, source: GraphSource, settings: Mapping[str, str], cache: Path | None
+    ) -> Any:
+        if cache is None or not source.identity:
+            return self._compile_graph(core, source, settings)
+        store = CompiledCache(cache / "compiled")
+        # Not the number of threads: it is given when a network is loaded.
+        key = make_key(
+            {
+                "graph": source.identity,
+                "graph_version": GRAPH_VERSION,
+                "machine": _describe_machine(core),
+                "settings": {**_SETTINGS, **_PRECISION_SETTINGS[self.precision]},
+            }
+        )
+        self._blob = store.load(key)
+        if self._blob is not None:
+            try:
+                tensor = ov.Tensor(self._blob, shared_memory=True)
+                return core.import_model(tensor, _DEVICE, settings)
+            except RuntimeError:  # whole, but not to this runtime's liking
+                self._blob = None
+                store.discard(key)
+        compiled = self._compile_graph(core, source, settings)
+        exported = io.BytesIO()
+        compiled.export_model(exported)
+        store.store(key, exported.getbuffer())
+        return compiled
+
+    def _compile_graph(self, core: Any, source: GraphSource, settings: Mapping[str, str]) -> Any:
+        # Here, not above: it brings onnx, 80 ms, which a start from a warm cache does not need.
+        from resnext.engines import graph
+
+        with graph.serialized(source.build(self.precision)) as model:
+            try:
+                return core.compile_model(core.read_model(model), _DEVICE, settings)
+            except RuntimeError as error:
+                raise EngineError(f"{self} refuses the network: {_brief(error)}") from error
+
+    def _infer(self, batch_nhwc: npt.NDArray[np.uint8]) -> Outputs:
+        try:
+            self._request.infer({IMAGE: batch_nhwc}, share_inputs=True)
+            # Copies: the request writes the next batch into the same memory.
+            logits, embedding = (
+                self._request.get_tensor(name).data.copy() for name in (LOGITS, EMBEDDING)
+            )
+        except RuntimeError as error:
+            if "bad_alloc" in str(error) or "out of memory" in str(error).lower():
+                raise MemoryError(_brief(error)) from error
+            raise EngineError(f"{self} failed: {_brief(error)}") from error
+        return Outputs(logits, embedding)
+
+    def _release(self) -> None:
+        self._request = None
+        self._blob = None
+
+
+def _describe_machine(core: Any) -> dict[str, Any]:
+    return {
+        "openvino": ov.get_version(),
+        "processor": core.get_property(_DEVICE, "FULL_DEVICE_NAME"),
+        "capabilities": sorted(core.get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")),
+    }
+
+
+def _choose_precision(core: Any, precision: str, cache: Path | None) -> Precision:
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    if precision == "fp32":
+        return "fp32"
+    machine = _describe_machine(core)
+    if "BF16" not in machine["capabilities"]:
+        if precision == "auto":
+            return "fp32"
+        raise ConfigError(
+            f"precision is 'bf16', which this processor ({machine['processor']}) does not have",
+            hint="take precision auto or fp32",
+        )
+    if precision == "bf16":
+        return "bf16"
+    speedup = _remember(cache, make_key(machine), lambda: _measure_bf16_speedup(core))
+    return "bf16" if speedup >= MIN_BF16_SPEEDUP else "fp32"
+
+
+def _remember(cache: Path | None, key: str, measure: Callable[[], float]) -> float:
+    """Return what was measured on this machine before, or measure it and write it down."""
+    if cache is None:
+        return measure()
+    path = cache / "machine.json"
+    known = _read_speedups(path)
+    if key in known:
+        return known[key]
+    from filelock import FileLock  # rarely needed
+
+    # A folder that cannot be written is reported where it costs more: `CompiledCache`.
+    with contextlib.suppress(OutputError, OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+        # One process measures, alone: they would disturb each other and then disagree.
+        with FileLock(f"{path}.lock"):
+            known = _read_speedups(path)
+            if key not in known:
+                known[key] = measure()
+                with atomic(path) as file:
+                    file.write(json.dumps({"bf16_speedup": known}, indent=1).encode())
+    return known[key] if key in known else measure()
+
+
+def _read_speedups(path: Path) -> dict[str, float]:
+    try:
+        entries = json.loads(path.read_bytes())["bf16_speedup"].items()
+        return {str(key): float(value) for key, value in entries}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return {}  # absent or damaged: measured again
+
+
+def _measure_bf16_speedup(core: Any) -> float:
+    """Time two bottlenecks of the 14-pixel stage in both precisions, fp32 over bf16.
+
+    Takes 0.08 to 0.17 s on two Zen 5 cores and gives 1.6 there; a whole ResNeXt-50 has 1.9.
+    """
+    batch = np.zeros((1, 512, 14, 14), np.float32)
+    requests = [
+        core.compile_model(
+            _bottlenecks(), _DEVICE, {**_SETTINGS, **settings}
+        ).create_infer_request()
+        for settings in (_PRECISION_SETTINGS["fp32"], _PRECISION_SETTINGS["bf16"])
+    ]
+    best = [float("inf"), float("inf")]
+    for _ in range(12):  # in turn, so that other programs disturb both alike
+        for index, request in enumerate(requests):
+            start = time.perf_counter()
+            request.infer([batch])
+            best[index] = min(best[index], time.perf_counter() - start)
+    return best[0] / best[1]
+
+
+def _bottlenecks() -> Any:
+    ops = importlib.import_module("openvino.opset13")
+    rng = np.random.default_rng(0)
+    image = value = ops.parameter([1, 512, 14, 14], np.float32)
+    same: dict[str, Any] = {"strides": [1, 1], "dilations": [1, 1]}
+    for _ in range(2):
+        for outs, ins, groups, side in ((256, 512, 1, 1), (256, 8, 32, 3), (512, 256, 1, 1)):
+            weight = rng.normal(0, 0.05, (outs, ins, side, side)).astype(np.float32)
+            pads: dict[str, Any] = {"pads_begin": [side // 2] * 2, "pads_end": [side // 2] * 2}
+            if groups > 1:
+                weight = weight.reshape(groups, outs // groups, ins, side, side)
+                value = ops.group_convolution(value, weight, **same, **pads)
+            else:
+                value = ops.convolution(value, weight, **same, **pads)
+            value = ops.relu(value)
+    return ov.Model([value], [image])
+
+
+def _brief(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

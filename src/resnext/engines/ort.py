@@ -1,0 +1,75 @@
+"""Run the graph on ONNX Runtime, the second engine: fp32 on any processor."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+from resnext.engines import graph
+from resnext.engines.base import (
+    BEST_BATCH_SIZE,
+    EMBEDDING,
+    IMAGE,
+    LOGITS,
+    AbstractEngine,
+    GraphSource,
+    Outputs,
+)
+from resnext.errors import ConfigError, EngineError
+
+PRECISIONS = ("auto", "fp32")
+
+_FAILURES = (errors.Fail, errors.RuntimeException, errors.InvalidGraph, errors.InvalidArgument)
+_PROVIDERS = ["CPUExecutionProvider"]
+_FATAL = 4  # severity: what fails is raised, it need not be printed as well
+
+
+class ORTEngine(AbstractEngine):
+    """One network on this machine's processor.
+
+    Args:
+        source: Where the graph comes from.
+        precision: "fp32", or "auto", which is the same.
+        threads: Number of processor threads, or None for one per physical core.
+
+    Raises:
+        ConfigError: Another precision, no thread.
+        EngineError: ONNX Runtime refuses the network.
+    """
+
+    name: ClassVar[str] = "onnxruntime"
+
+    def __init__(
+        self, source: GraphSource, *, precision: str = "auto", threads: int | None = None
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ConfigError(
+                f"precision is {precision!r}; engine ort has {', '.join(PRECISIONS)}",
+                hint="take engine openvino for bf16" if precision == "bf16" else "",
+            )
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads is {threads}; expected at least 1")
+        super().__init__(source.signature, precision="fp32", best_batch_size=BEST_BATCH_SIZE)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0  # 0: ONNX Runtime's own choice
+        options.log_severity_level = _FATAL
+        with graph.serialized(source.build("fp32")) as model:
+            try:
+                self._session: Any = onnxruntime.InferenceSession(model, options, _PROVIDERS)
+            except _FAILURES as error:
+                raise EngineError(f"{self} refuses the network: {error}") from error
+
+    def _infer(self, batch_nhwc: npt.NDArray[np.uint8]) -> Outputs:
+        try:
+            return Outputs(*self._session.run([LOGITS, EMBEDDING], {IMAGE: batch_nhwc}))
+        except _FAILURES as error:
+            if "allocate memory" in str(error) or "bad allocation" in str(error):
+                raise MemoryError(str(error)) from error
+            raise EngineError(f"{self} failed: {error}") from error
+
+    def _release(self) -> None:
+        self._session = None

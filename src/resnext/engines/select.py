@@ -1,0 +1,97 @@
+"""Choose the engine for a model: its name, its precision, its threads."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from resnext.engines.base import AbstractEngine, GraphSource, Precision, Signature
+from resnext.engines.compiled import make_key
+from resnext.errors import ConfigError, ModelFileError, closest, import_extra
+from resnext.weights import LocalModel, cache_home, read_tensors
+
+if TYPE_CHECKING:
+    import onnx
+
+ENGINES = ("auto", "openvino", "onnxruntime")
+
+
+def load(
+    local: LocalModel,
+    *,
+    engine: str = "auto",
+    precision: str = "auto",
+    threads: int | None = None,
+) -> AbstractEngine:
+    """Open an engine for a model.
+
+    Args:
+        local: A model on this disk; its tensors are only read if no compiled network of it
+            is in the cache.
+        engine: "openvino", "onnxruntime", or "auto", which is OpenVINO.
+        precision: "fp32", "bf16", or "auto" for what is fastest on this machine.
+        threads: Number of processor threads, or None for what suits the machine.
+
+    Raises:
+        ConfigError: Unknown engine or precision, or one that this machine does not have.
+        MissingExtraError: The engine is not installed.
+        ModelFileError: The tensors are refused.
+        EngineError: The runtime refuses the network.
+    """
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise ConfigError(f"threads is {threads!r}; expected a whole number of at least 1")
+    if engine not in ENGINES:
+        near = closest(engine, ENGINES)
+        raise ConfigError(
+            f"engine is {engine!r}; expected one of {', '.join(ENGINES)}",
+            hint=f"did you mean {near[0]!r}?" if near else "",
+        )
+    channels = local.document.architecture.in_chans
+    if channels != 3:
+        raise ModelFileError(
+            f"{local.path}: takes {channels} channels; expected 3, pictures are RGB"
+        )
+    source = describe(local)
+    if engine == "onnxruntime":
+        ort = import_extra("resnext.engines.ort", extra="ort")
+        opened: AbstractEngine = ort.ORTEngine(source, precision=precision, threads=threads)
+        return opened
+    # Here, not above: whoever takes another engine does not wait for this one.
+    from resnext.engines.openvino import OpenVINOEngine
+
+    return OpenVINOEngine(source, precision=precision, threads=threads, cache=cache_home())
+
+
+def preload(engine: str = "auto") -> None:
+    """Import what `load` will need; nothing goes wrong here that does not go wrong there."""
+    if engine in ("auto", "openvino"):
+        importlib.import_module("resnext.engines.openvino")
+
+
+def describe(local: LocalModel) -> GraphSource:
+    """Say where the graph of a model comes from, without reading its tensors."""
+    document = local.document
+    architecture, preprocess = document.architecture, document.preprocess
+
+    def build(precision: Precision) -> onnx.ModelProto:
+        from resnext.engines import graph  # brings onnx, 80 ms
+
+        return graph.build(architecture, preprocess, read_tensors(local), precision=precision)
+
+    return GraphSource(
+        signature=Signature(
+            input_size=preprocess.input_size,
+            in_chans=architecture.in_chans,
+            num_classes=architecture.num_classes,
+            embedding_size=architecture.embedding_size,
+        ),
+        build=build,
+        # The file alone does not tell: for foreign checkpoints the rest comes from elsewhere.
+        identity=make_key(
+            {
+                "weights": local.sha256,
+                "architecture": [architecture.name, architecture.num_classes],
+                "preprocess": [preprocess.input_size, preprocess.mean, preprocess.std],
+            }
+        ),
+    )

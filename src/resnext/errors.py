@@ -1,0 +1,137 @@
+"""Every exception the package raises on purpose, as one tree.
+
+ResNeXtError
+├── ModelNotFoundError (LookupError)      no such name, alias or file
+├── WeightsUnavailableError (OSError)     known weights that cannot be fetched now
+├── WeightsCorruptError (OSError)         bytes that are not what was promised
+├── ModelFileError (ValueError)           a checkpoint or model file we refuse
+├── ImageError (ValueError)               one picture that cannot be read; has `.path`
+├── DatasetError (ValueError)             a folder or table that cannot be used
+├── ConfigError (ValueError)              an option or setting out of range
+├── EngineError (RuntimeError)            an inference engine failed
+├── MissingExtraError (ImportError)       an optional dependency is not installed
+├── ParityError (ResNeXtError)            two engines disagree beyond the tolerance
+└── OutputError (OSError)                 a result that cannot be written
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class ResNeXtError(Exception):
+    """Base of every deliberate failure: what happened, and how to mend it.
+
+    Args:
+        message: What happened, with the offending value and what was expected.
+        hint: The command or change that mends it; shown after a blank line.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(f"{message}\n\nhint: {hint}" if hint else message)
+        self.message = message
+        self.hint = hint
+
+
+class ModelNotFoundError(ResNeXtError, LookupError):
+    """No model, alias or file has this name."""
+
+    exit_code = 4
+
+
+class WeightsUnavailableError(ResNeXtError, OSError):
+    """The weights are known but cannot be fetched or read now."""
+
+    exit_code = 5
+
+
+class WeightsCorruptError(ResNeXtError, OSError):
+    """The bytes of a weight file are not the promised ones."""
+
+    exit_code = 4
+
+
+class ModelFileError(ResNeXtError, ValueError):
+    """A checkpoint or model file is refused."""
+
+    exit_code = 4
+
+
+class ImageError(ResNeXtError, ValueError):
+    """One picture cannot be read.
+
+    Args:
+        path: Name of the picture as the caller gave it.
+        reason: Why it cannot be read, without the name.
+        hint: How to mend it.
+    """
+
+    exit_code = 3
+
+    def __init__(self, path: str, reason: str, *, hint: str = "") -> None:
+        super().__init__(f"{path}: {reason}", hint=hint)
+        self.path = path
+        self.reason = reason
+
+
+class DatasetError(ResNeXtError, ValueError):
+    """A folder or table of pictures cannot be used as a data set."""
+
+    exit_code = 3
+
+
+class ConfigError(ResNeXtError, ValueError):
+    """An option or setting is unknown or out of range."""
+
+    exit_code = 2
+
+
+class EngineError(ResNeXtError, RuntimeError):
+    """An inference engine failed or answered nonsense."""
+
+
+class MissingExtraError(ResNeXtError, ImportError):
+    """An optional dependency is not installed."""
+
+    exit_code = 5
+
+
+class ParityError(ResNeXtError):
+    """Two engines disagree by more than the stated tolerance."""
+
+    exit_code = 4
+
+
+class OutputError(ResNeXtError, OSError):
+    """A result cannot be written."""
+
+    exit_code = 5
+
+
+def closest(name: str, candidates: Iterable[str], *, count: int = 3) -> list[str]:
+    """Return the candidates most like `name`, best first, at most `count`."""
+    return difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.5)
+
+
+def import_extra(module: str, *, extra: str) -> ModuleType:
+    """Import a module that needs an optional dependency.
+
+    Args:
+        module: Dotted name of the module.
+        extra: Name of the extra that installs it.
+
+    Raises:
+        MissingExtraError: The module, or one it needs, is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"`{error.name}` is not installed; the extra `{extra}` brings it",
+            hint=f"pip install 'resnext[{extra}]'",
+        ) from error

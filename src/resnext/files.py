@@ -1,0 +1,82 @@
+"""Write files that appear whole or not at all.
+
+Every file the package writes goes through `atomic`: a temporary file in the same folder,
+flush, fsync, rename, fsync of the folder. The old file stays intact until the rename.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from resnext.errors import OutputError
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a temporary file that takes the name `path` when the block ends well.
+
+    On any exception the temporary file is removed and `path` is left as it was.
+
+    Args:
+        path: The final name; its folder must exist.
+
+    Raises:
+        OutputError: The folder is missing, not writable or full.
+    """
+    target = Path(path)
+    # Short, so that it fits where the final name does.
+    temporary = target.with_name(f".resnext-{secrets.token_hex(8)}.tmp")
+    try:
+        # Not tempfile, whose files are private: a result is as readable as any new file.
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        _remove(temporary)
+        if isinstance(error, OutputError):
+            raise
+        raise output_error(target, error) from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def output_error(path: Path, error: OSError, *, needed: int | None = None) -> OutputError:
+    """Say why `path` cannot be written, with the space left where that is the reason."""
+    reason = error.strerror or str(error)
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(
+            f"{path}: cannot be written: {reason}", hint="choose another place with -o"
+        )
+    free = shutil.disk_usage(path.parent).free
+    need = f", {needed / 1e6:.1f} MB needed" if needed is not None else ""
+    return OutputError(
+        f"{path}: the disk is full ({free / 1e6:.1f} MB free{need})",
+        hint="free some space or choose another disk; what was there before is unchanged",
+    )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, where the platform can."""
+    if os.name != "posix":
+        return  # Windows cannot open a folder to sync it.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()

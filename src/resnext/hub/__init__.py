@@ -1,0 +1,1 @@
+"""Weight files from elsewhere: fetched once, checked always."""

@@ -1,0 +1,390 @@
+"""The model file: one `.safetensors` with all that a prediction needs.
+
+Any safetensors reader can open it. Its metadata has three keys: `resnext` (one JSON
+document, `ModelDocument`), `resnext.sha256` (over every byte of the file, with the 64
+digits of the hash itself read as zeros) and `format` ("pt", which other loaders expect).
+This module is the only reader, writer and validator of the schema.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from resnext import arch
+from resnext.arch import ArchSpec
+from resnext.errors import ConfigError, ModelFileError, ModelNotFoundError, closest
+from resnext.files import atomic
+from resnext.predictions import Labels
+from resnext.preprocess import PreprocessSpec
+
+SCHEMA_VERSION = 1
+MIN_TEMPERATURE = 0.01  # a hundredfold either way is no calibration any more
+STORAGE_DTYPES: dict[str, npt.DTypeLike] = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+}
+
+_DOCUMENT_KEY, _HASH_KEY = "resnext", "resnext.sha256"
+_NO_HASH = "0" * 64
+_MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format
+_CHUNK = 4 << 20
+
+Tensors = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelDocument:
+    """What a model file says about its tensors.
+
+    Args:
+        name: Name of the model, such as `starter`.
+        architecture: The network the tensors belong to.
+        labels: Names of the classes, in the order of the logits.
+        preprocess: How a picture becomes the input.
+        temperature: Logits are divided by it before the softmax; 0.01 to 100.
+        reject_threshold: Below this top-1 probability (0 to 1) the answer is "unknown".
+        license: SPDX identifier where there is one.
+        provenance: Where the weights come from: recipe, data, software, seed, source.
+        metrics: Measured or published figures, with what they were measured on.
+
+    Raises:
+        ModelFileError: A value is out of range or the label count is not the class count.
+    """
+
+    name: str
+    architecture: ArchSpec
+    labels: Labels
+    preprocess: PreprocessSpec
+    temperature: float = 1.0
+    reject_threshold: float | None = None
+    license: str = "unknown"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        count, expected = len(self.labels.class_names), self.architecture.num_classes
+        if count != expected:
+            raise ModelFileError(f"{count} class names for {expected} logits; expected as many")
+        if not MIN_TEMPERATURE <= self.temperature <= 1 / MIN_TEMPERATURE:
+            raise ModelFileError(
+                f"temperature is {_brief(self.temperature)}; expected {MIN_TEMPERATURE} to"
+                f" {1 / MIN_TEMPERATURE:.0f}"
+            )
+        if self.reject_threshold is not None and not 0 <= self.reject_threshold <= 1:
+            raise ModelFileError(f"reject_threshold is {self.reject_threshold}; expected 0 to 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document as plain JSON values, with its schema version."""
+        synset_ids = self.labels.synset_ids
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "name": self.name,
+            "architecture": {
+                "name": self.architecture.name,
+                "num_classes": self.architecture.num_classes,
+                "in_chans": self.architecture.in_chans,
+            },
+            "class_names": list(self.labels.class_names),
+            "synset_ids": None if synset_ids is None else list(synset_ids),
+            "preprocess": self.preprocess.to_json(),
+            "temperature": self.temperature,
+            "reject_threshold": self.reject_threshold,
+            "license": self.license,
+            "provenance": dict(self.provenance),
+            "metrics": dict(self.metrics),
+        }
+
+
+def document_from_json(document: object) -> ModelDocument:
+    """Validate a JSON document.
+
+    Args:
+        document: What `json.loads` gave.
+
+    Raises:
+        ModelFileError: A newer schema, an unknown or missing key, a value of another type.
+    """
+    if not isinstance(document, dict):
+        raise ModelFileError(f"the model document is a {type(document).__name__}, not an object")
+    _check_version(document.get("schema_version"))
+    given, expected = set(document) - {"schema_version"}, set(_FIELDS)
+    if unknown := sorted(given - expected):
+        near = closest(unknown[0], expected)
+        hint = f"did you mean {near[0]!r}?" if near else ""
+        raise ModelFileError(f"unknown key {unknown[0]!r} in the model document", hint=hint)
+    if missing := sorted(expected - given):
+        raise ModelFileError(f"the model document lacks {', '.join(missing)}")
+    for key, (accepts, expectation) in _FIELDS.items():
+        if not accepts(document[key]):
+            raise ModelFileError(f"{key} is {_brief(document[key])}; expected {expectation}")
+    synset_ids = document["synset_ids"]
+    try:
+        return ModelDocument(
+            name=document["name"],
+            architecture=_architecture(document["architecture"]),
+            labels=Labels(
+                class_names=tuple(document["class_names"]),
+                synset_ids=None if synset_ids is None else tuple(synset_ids),
+            ),
+            preprocess=PreprocessSpec.from_json(document["preprocess"]),
+            temperature=document["temperature"],
+            reject_threshold=document["reject_threshold"],
+            license=document["license"],
+            provenance=document["provenance"],
+            metrics=document["metrics"],
+        )
+    except (ConfigError, ModelNotFoundError) as error:
+        raise ModelFileError(f"the model document is not valid: {error.message}") from error
+
+
+def is_model_file(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a safetensors file carries our document (its hash is not checked)."""
+    return _DOCUMENT_KEY in read_metadata(path)
+
+
+def verify(path: str | os.PathLike[str]) -> tuple[ModelDocument, str]:
+    """Check the hash of a whole model file and read its document, not its tensors.
+
+    Returns:
+        The document, and the file's own sha256 in hexadecimal, which identifies it.
+
+    Raises:
+        ModelFileError: Not a model file, a newer schema, or a byte has changed.
+    """
+    metadata = read_metadata(path)
+    if _DOCUMENT_KEY not in metadata:
+        raise ModelFileError(f"{path}: a safetensors file without a `resnext` document")
+    text = metadata[_DOCUMENT_KEY]
+    try:
+        # The version comes first: a newer schema may also hash differently.
+        _check_version(_loads(text).get("schema_version"))
+        with open(path, "rb") as file:
+            found, stated = _digest(file), metadata.get(_HASH_KEY, "")
+        if found != stated:
+            raise ModelFileError(
+                f"the file has changed since it was written: its sha256 is {found[:12]}...,"
+                f" it states {stated[:12] or 'none'}...",
+                hint="copy or download it again",
+            )
+        return document_from_json(_loads(text)), found
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def read(path: str | os.PathLike[str]) -> tuple[ModelDocument, dict[str, npt.NDArray[Any]]]:
+    """Read a model file.
+
+    Returns:
+        The document, and the tensors in their stored type under torchvision's keys.
+
+    Raises:
+        ModelFileError: As `verify`; or tensors are missing, too many, of another shape or
+            not finite.
+    """
+    document, _ = verify(path)
+    return document, read_tensors(path, document.architecture)
+
+
+def read_tensors(
+    path: str | os.PathLike[str], architecture: ArchSpec
+) -> dict[str, npt.NDArray[Any]]:
+    """Read and check the tensors of a file whose document was verified already."""
+    with safetensors.safe_open(path, framework="np") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
+    try:
+        check_tensors(architecture, tensors)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error.message}", hint=error.hint) from error
+    return tensors
+
+
+def write(
+    path: str | os.PathLike[str],
+    document: ModelDocument,
+    tensors: Tensors,
+    *,
+    dtype: str = "float32",
+) -> str:
+    """Write a model file atomically.
+
+    Args:
+        path: Where to; an existing file is replaced only when the new one is complete.
+        document: What the file says about itself.
+        tensors: Every tensor of the architecture, keys and shapes as `arch.tensor_shapes`.
+        dtype: "float32", "float16" or "bfloat16" for convolution and classifier weights;
+            vectors (batch norm, bias) stay float32, they weigh nothing.
+
+    Returns:
+        The sha256 that the file states about itself.
+
+    Raises:
+        ModelFileError: Tensors do not fit the architecture, or a value overflows `dtype`.
+        ConfigError: Unknown `dtype`.
+        OutputError: The file cannot be written.
+    """
+    if dtype not in STORAGE_DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; expected one of {', '.join(STORAGE_DTYPES)}")
+    check_tensors(document.architecture, tensors)
+    stored = {key: _store(key, tensors[key], dtype) for key in sorted(tensors)}
+    metadata = {
+        "format": "pt",
+        _DOCUMENT_KEY: json.dumps(document.to_json(), allow_nan=False),
+        _HASH_KEY: _NO_HASH,
+    }
+    content = bytearray(safetensors.numpy.save(stored, metadata=metadata))
+    digest = hashlib.sha256(content).hexdigest()
+    start, end = _hash_span(content)
+    content[start:end] = digest.encode()
+    with atomic(path) as file:
+        file.write(content)
+    return digest
+
+
+def check_tensors(architecture: ArchSpec, tensors: Tensors) -> None:
+    """Compare keys, shapes and values with what the architecture needs.
+
+    Raises:
+        ModelFileError: Lists what is missing, unexpected, of another shape or not finite.
+    """
+    expected = arch.tensor_shapes(architecture)
+    problems = {
+        "missing": [key for key in expected if key not in tensors],
+        "unexpected": [key for key in tensors if key not in expected],
+        "of another shape": [
+            f"{key} {tensors[key].shape} instead of {shape}"
+            for key, shape in expected.items()
+            if key in tensors and tensors[key].shape != shape
+        ],
+    }
+    found = [f"{len(keys)} {kind}: {_list(keys)}" for kind, keys in problems.items() if keys]
+    if found:
+        raise ModelFileError(f"the tensors are not {architecture.name}'s; {'; '.join(found)}")
+    if bad := [key for key in expected if not np.isfinite(tensors[key]).all()]:
+        raise ModelFileError(f"{len(bad)} tensors hold NaN or infinity: {_list(bad)}")
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Read the text metadata of any safetensors file.
+
+    Raises:
+        ModelFileError: Not a readable, well-formed safetensors file.
+    """
+    if not Path(path).is_file():  # opening a FIFO would wait for ever
+        raise ModelFileError(f"{path}: no such file, or not a regular one")
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+def _digest(file: BinaryIO) -> str:
+    """Hash a model file with the digits of its own hash read as zeros."""
+    length = file.read(8)
+    header = bytearray(file.read(min(int.from_bytes(length, "little"), _MAX_HEADER)))
+    start, end = _hash_span(header)
+    header[start:end] = _NO_HASH.encode()
+    digest = hashlib.sha256(length + header)
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _hash_span(content: bytearray) -> tuple[int, int]:
+    # Inside the JSON document, itself a JSON string, every quote has a backslash before
+    # it, so these bytes can only be the metadata key.
+    key = f'"{_HASH_KEY}":"'.encode()
+    start = content.find(key) + len(key)
+    if start < len(key):
+        raise ModelFileError("the file does not state its sha256")
+    return start, start + len(_NO_HASH)
+
+
+def _store(key: str, tensor: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
+    target = np.dtype(STORAGE_DTYPES[dtype] if tensor.ndim > 1 else np.float32)
+    with np.errstate(over="ignore"):  # reported below, with the tensor's name
+        stored = np.ascontiguousarray(tensor.astype(target))
+    if not np.isfinite(stored).all():
+        raise ModelFileError(f"{key} does not fit {dtype}", hint="write bfloat16 or float32")
+    return stored
+
+
+def _check_version(version: object) -> None:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ModelFileError(f"schema_version is {version!r}; expected a whole number from 1")
+    if version > SCHEMA_VERSION:
+        raise ModelFileError(
+            f"the file has schema version {version}; this package reads up to {SCHEMA_VERSION}",
+            hint="pip install --upgrade resnext",
+        )
+
+
+def _loads(text: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"the model document is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ModelFileError(f"the model document is a {type(document).__name__}, not an object")
+    return document
+
+
+def _architecture(document: dict[str, Any]) -> ArchSpec:
+    if set(document) != {"name", "num_classes", "in_chans"} or not isinstance(
+        document["name"], str
+    ):
+        raise ModelFileError("architecture: expected name, num_classes and in_chans")
+    spec = arch.parse(document["name"])
+    return ArchSpec(
+        depth=spec.depth,
+        cardinality=spec.cardinality,
+        base_width=spec.base_width,
+        variant=spec.variant,
+        num_classes=document["num_classes"],
+        in_chans=document["in_chans"],
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+_FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "name": (lambda value: isinstance(value, str), "text"),
+    "architecture": (lambda value: isinstance(value, dict), "an object"),
+    "class_names": (_is_texts, "a list of texts"),
+    "synset_ids": (lambda value: value is None or _is_texts(value), "null or a list of texts"),
+    "preprocess": (lambda value: isinstance(value, dict), "an object"),
+    "temperature": (_is_number, "a number"),
+    "reject_threshold": (lambda value: value is None or _is_number(value), "null or a number"),
+    "license": (lambda value: isinstance(value, str), "text"),
+    "provenance": (lambda value: isinstance(value, dict), "an object"),
+    "metrics": (lambda value: isinstance(value, dict), "an object"),
+}
+
+
+def _list(items: list[str], *, most: int = 9) -> str:
+    rest = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + rest
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""Way 5: results to a table, JSON, CSV, Parquet or NumPy."""

@@ -1,0 +1,108 @@
+"""What every test gets: no network, a cache of its own, and the shared data if there."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+_USER_SETTINGS = (
+    "HF_ENDPOINT",
+    "HF_HUB_CACHE",
+    "HF_HUB_OFFLINE",
+    "HF_TOKEN",
+    "NO_COLOR",
+    "RESNEXT_MIRROR",
+    "RESNEXT_OFFLINE",
+)
+
+# Read once, when huggingface_hub is imported: nobody's cache and token are there.
+os.environ["HF_HOME"] = os.path.join(tempfile.gettempdir(), "resnext-tests-have-no-hub-cache")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked `torch` where torch is not installed."""
+    if importlib.util.find_spec("torch") is not None:
+        return
+    skip = pytest.mark.skip(reason="torch is not installed: pip install 'resnext[torch]'")
+    for item in items:
+        if "torch" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def repository() -> Path:
+    """Root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Folder with real pictures and checkpoints, which are no part of the repository."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the shared data folder is not beside this checkout")
+    return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any) -> None:
+    """Give every test an empty cache folder and none of the user's settings."""
+    for name in _USER_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("RESNEXT_HOME", str(home / "resnext"))
+    monkeypatch.setenv("TORCH_HOME", str(home / "torch"))
+
+
+@pytest.fixture(autouse=True)
+def _no_network(request: pytest.FixtureRequest, monkeypatch: Any) -> None:
+    """Let tests reach this machine only, except those marked `network`."""
+    if request.node.get_closest_marker("network"):
+        return
+    connect, connect_ex, getaddrinfo = (
+        socket.socket.connect,
+        socket.socket.connect_ex,
+        socket.getaddrinfo,
+    )
+
+    def guarded_connect(self: socket.socket, address: Any) -> None:
+        _check_local(address)
+        connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address: Any) -> int:
+        _check_local(address)
+        return connect_ex(self, address)
+
+    def guarded_getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        _check_local((host,))
+        return getaddrinfo(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+    monkeypatch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+
+
+class NetworkUsedError(BaseException):
+    """A test tried to leave this machine; no retry may catch it."""
+
+
+def _check_local(address: Any) -> None:
+    if not isinstance(address, tuple):
+        return  # the path of a Unix socket
+    host = address[0].decode() if isinstance(address[0], bytes) else address[0]
+    if host in (None, "", "localhost"):
+        return
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise NetworkUsedError(f"a test tried to reach {host}; mark it `network` or use a server")

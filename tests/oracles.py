@@ -1,0 +1,87 @@
+"""The same networks built by torchvision and timm, to compare ours with; needs torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import timm
+import torch
+from networks import Tensors
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from resnext.arch import ArchSpec
+from resnext.preprocess import PreprocessSpec
+
+Array = npt.NDArray[np.float64]
+
+
+class CifarResNet(ResNet):
+    """The paper's CIFAR network from torchvision's parts: 3x3 stem, three stages."""
+
+    def __init__(self, spec: ArchSpec) -> None:
+        super().__init__(
+            Bottleneck,
+            [*spec.blocks, 1],
+            num_classes=spec.num_classes,
+            groups=spec.cardinality,
+            width_per_group=spec.base_width,
+        )
+        self.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        self.maxpool = torch.nn.Identity()
+        self.layer4 = torch.nn.Identity()
+        self.fc = torch.nn.Linear(1024, spec.num_classes)
+
+
+def oracle(spec: ArchSpec, tensors: Tensors) -> torch.nn.Module:
+    """Build a network in eval mode with the given weights.
+
+    Args:
+        spec: The network: torchvision's for no variant and CIFAR, timm's for "d".
+        tensors: Loaded strictly.
+    """
+    model: torch.nn.Module
+    if spec.stem == "cifar":
+        model = CifarResNet(spec)
+    elif spec.variant == "d":
+        model = timm.models.resnet.ResNet(
+            timm.models.resnet.Bottleneck,
+            spec.blocks,
+            num_classes=spec.num_classes,
+            cardinality=spec.cardinality,
+            base_width=spec.base_width,
+            stem_width=32,
+            stem_type="deep",
+            avg_down=True,
+        )
+    else:
+        model = ResNet(
+            Bottleneck,
+            list(spec.blocks),
+            num_classes=spec.num_classes,
+            groups=spec.cardinality,
+            width_per_group=spec.base_width,
+        )
+    state = {key: torch.from_numpy(tensor) for key, tensor in tensors.items()}
+    result = model.load_state_dict(state, strict=False)
+    assert not result.unexpected_keys
+    assert all(key.endswith("num_batches_tracked") for key in result.missing_keys)
+    return model.eval()
+
+
+def run_oracle(
+    model: torch.nn.Module, batch_nhwc: npt.NDArray[np.uint8], preprocess: PreprocessSpec
+) -> tuple[Array, Array]:
+    """Return logits and pooled features, normalized as torchvision's transforms do."""
+    dtype = next(model.parameters()).dtype
+    pooled: list[torch.Tensor] = []
+    head = model.get_submodule("fc")
+    hook = head.register_forward_pre_hook(lambda _, inputs: pooled.append(inputs[0]))
+    images = torch.from_numpy(batch_nhwc).permute(0, 3, 1, 2).to(dtype) / 255
+    mean, std = (
+        torch.tensor(values, dtype=dtype)[:, None, None]
+        for values in (preprocess.mean, preprocess.std)
+    )
+    with torch.inference_mode():
+        logits = model((images - mean) / std)
+    hook.remove()
+    return logits.double().numpy(), pooled[0].double().numpy()

@@ -1,0 +1,77 @@
+"""`errors`: the tree, what messages look like, exit codes, missing extras."""
+
+from __future__ import annotations
+
+import pytest
+
+from resnext import errors
+from resnext.errors import ImageError, MissingExtraError, ResNeXtError
+
+KINDS = ResNeXtError.__subclasses__()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_docstring_draws_every_error(kind: type[ResNeXtError]) -> None:
+    assert f"── {kind.__name__} (" in (errors.__doc__ or "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "builtin"),
+    [
+        ("ModelNotFoundError", LookupError),
+        ("WeightsUnavailableError", OSError),
+        ("WeightsCorruptError", OSError),
+        ("ModelFileError", ValueError),
+        ("ImageError", ValueError),
+        ("DatasetError", ValueError),
+        ("ConfigError", ValueError),
+        ("EngineError", RuntimeError),
+        ("MissingExtraError", ImportError),
+        ("OutputError", OSError),
+    ],
+)
+def test_each_error_is_what_a_caller_would_expect(kind: str, builtin: type[Exception]) -> None:
+    assert issubclass(getattr(errors, kind), builtin)
+    assert f"{kind} ({builtin.__name__})" in (errors.__doc__ or "")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exit_codes_are_those_of_the_command_line(kind: type[ResNeXtError]) -> None:
+    assert kind.exit_code in {1, 2, 3, 4, 5}
+
+
+def test_a_hint_follows_after_a_blank_line() -> None:
+    error = ResNeXtError("`lr` is -1; expected above 0", hint="--set lr=0.1")
+    assert str(error) == "`lr` is -1; expected above 0\n\nhint: --set lr=0.1"
+    assert (error.message, error.hint) == ("`lr` is -1; expected above 0", "--set lr=0.1")
+
+
+def test_without_a_hint_there_is_no_blank_line() -> None:
+    assert str(ResNeXtError("no")) == "no"
+
+
+def test_an_image_error_names_its_file() -> None:
+    error = ImageError("a.jpg", "the file is empty")
+    assert str(error) == "a.jpg: the file is empty"
+    assert (error.path, error.reason) == ("a.jpg", "the file is empty")
+
+
+def test_errors_of_the_os_kind_show_their_message_too() -> None:
+    assert str(errors.OutputError("x.csv: the disk is full")) == "x.csv: the disk is full"
+
+
+def test_closest_names_come_best_first() -> None:
+    names = ["resnext50_32x4d", "resnext101_32x8d", "starter"]
+    assert errors.closest("resnxt50_32x4d", names)[0] == "resnext50_32x4d"
+    assert errors.closest("zebra", names) == []
+
+
+def test_import_extra_gives_the_module() -> None:
+    assert errors.import_extra("json", extra="parquet").loads("1") == 1
+
+
+def test_a_missing_extra_says_what_to_install() -> None:
+    with pytest.raises(
+        MissingExtraError, match=r"`no_such_module` is not installed.*\n\nhint: pip install 'resne"
+    ):
+        errors.import_extra("no_such_module.part", extra="parquet")

@@ -1,0 +1,93 @@
+"""`import resnext`: what it offers, and how little it loads."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import resnext
+from resnext.errors import ResNeXtError
+
+HEAVY = {"torch", "torchvision", "openvino", "onnx", "onnxruntime", "PIL", "rich", "click"}
+HEAVY |= {"numpy", "huggingface_hub", "safetensors", "pyarrow"}
+DOCTESTED = [
+    "arch",
+    "catalogue",
+    "classifier",
+    "errors",
+    "predictions",
+    "preprocess",
+    "results.formats",
+    "results.sinks",
+    "weights",
+]
+
+
+def _modules_after(code: str) -> set[str]:
+    """Return the top-level modules that a fresh interpreter has loaded after `code`."""
+    show = "import sys, json; print(json.dumps([name.partition('.')[0] for name in sys.modules]))"
+    run = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{show}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    return set(json.loads(run.stdout))
+
+
+def test_importing_loads_nothing_heavy() -> None:
+    assert not HEAVY & _modules_after("import resnext")
+
+
+def test_facts_load_nothing_heavy() -> None:
+    assert not HEAVY & _modules_after("import resnext.arch, resnext.errors")
+
+
+def test_the_classifier_needs_no_torch_and_no_terminal() -> None:
+    loaded = _modules_after("from resnext import Classifier")
+    assert not {"torch", "torchvision", "rich", "click", "pyarrow", "onnxruntime"} & loaded
+
+
+def test_all_is_sorted_and_complete() -> None:
+    # ASCII order, as sorted() and ruff have it: constants and classes before functions.
+    assert resnext.__all__ == sorted(resnext.__all__)
+    errors = {kind.__name__ for kind in ResNeXtError.__subclasses__()} | {"ResNeXtError"}
+    assert errors <= set(resnext.__all__)
+
+
+@pytest.mark.parametrize("name", resnext.__all__)
+def test_every_public_name_is_there_and_documented(name: str) -> None:
+    value = getattr(resnext, name)
+    assert value.__doc__
+    assert name in dir(resnext)
+    assert getattr(resnext, name) is value
+
+
+def test_star_import_gives_all() -> None:
+    names: dict[str, object] = {}
+    exec("from resnext import *", names)
+    assert set(resnext.__all__) <= set(names)
+
+
+def test_another_name_is_refused() -> None:
+    with pytest.raises(AttributeError, match="module 'resnext' has no attribute 'classify'"):
+        resnext.classify  # noqa: B018
+
+
+def test_the_version_is_that_of_the_changelog(repository: Path) -> None:
+    changelog = (repository / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## {resnext.__version__}" in changelog
+
+
+@pytest.mark.parametrize("module", DOCTESTED)
+def test_the_examples_in_docstrings_are_true(module: str) -> None:
+    outcome = doctest.testmod(importlib.import_module(f"resnext.{module}"))
+    assert outcome.failed == 0

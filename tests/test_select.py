@@ -1,0 +1,97 @@
+"""From a model on disk to an engine: names, laziness, what a compiled network depends on."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from networks import random_batch
+
+from resnext import weights
+from resnext.engines import select
+from resnext.errors import ConfigError, MissingExtraError
+from resnext.testing import write_tiny_model
+from resnext.weights import LocalModel
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalModel:
+    return weights.locate(write_tiny_model(tmp_path / "tiny.safetensors"))
+
+
+@pytest.mark.parametrize("engine", ["auto", "openvino"])
+def test_auto_is_openvino(local: LocalModel, engine: str) -> None:
+    with select.load(local, engine=engine, precision="fp32") as opened:
+        assert (opened.name, opened.num_classes, opened.embedding_size) == ("openvino", 2, 1024)
+        assert opened.run(random_batch(2, 32, seed=0)).logits.shape == (2, 2)
+
+
+def test_both_engines_agree(local: LocalModel) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: 'resnext[ort]'")
+    batch = random_batch(4, 32, seed=1)
+    with (
+        select.load(local, precision="fp32") as openvino,
+        select.load(local, engine="onnxruntime") as ort,
+    ):
+        assert ort.name == "onnxruntime"
+        np.testing.assert_allclose(ort.run(batch).logits, openvino.run(batch).logits, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("engine", "hint"),
+    [("openvin", "did you mean 'openvino'"), ("tensorrt", ""), ("Auto", "did you mean 'auto'")],
+)
+def test_an_unknown_engine_names_the_nearest(local: LocalModel, engine: str, hint: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"expected one of auto, openvino, onnxruntime(.|\n)*{hint}"
+    ):
+        select.load(local, engine=engine)
+
+
+def test_an_engine_that_is_not_installed_names_its_extra(
+    local: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "resnext.engines.ort", raising=False)
+    with pytest.raises(MissingExtraError, match=r"pip install 'resnext\[ort\]'"):
+        select.load(local, engine="onnxruntime")
+
+
+def test_a_warm_start_does_not_read_the_tensors(
+    local: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = random_batch(2, 32, seed=2)
+    with select.load(local) as engine:
+        expected = engine.run(batch).logits
+    monkeypatch.setattr(select, "read_tensors", lambda _: pytest.fail("tensors were read"))
+    with select.load(local) as engine:
+        np.testing.assert_array_equal(engine.run(batch).logits, expected)
+    assert list((weights.cache_home() / "compiled").iterdir())
+
+
+def _other_mean(local: LocalModel) -> LocalModel:
+    preprocess = replace(local.document.preprocess, mean=(0.5, 0.5, 0.5))
+    return replace(local, document=replace(local.document, preprocess=preprocess))
+
+
+def _other_size(local: LocalModel) -> LocalModel:
+    preprocess = replace(local.document.preprocess, input_size=24, resize=24)
+    return replace(local, document=replace(local.document, preprocess=preprocess))
+
+
+@pytest.mark.parametrize(
+    "change", [_other_mean, _other_size, lambda local: replace(local, sha256="0" * 64)]
+)
+def test_a_graph_is_told_by_its_weights_and_its_input(local: LocalModel, change: Any) -> None:
+    assert select.describe(local).identity == select.describe(local).identity
+    assert select.describe(change(local)).identity != select.describe(local).identity
+
+
+def test_what_does_not_enter_the_graph_does_not_tell_it(local: LocalModel) -> None:
+    document = replace(local.document, temperature=2.0, reject_threshold=0.5)
+    other = replace(local, document=document, path=Path("elsewhere"))
+    assert select.describe(other).identity == select.describe(local).identity
