@@ -81,12 +81,11 @@ def main() -> NoReturn:
     # One line to people, without the place in our code.
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     code = run(sys.argv[1:])
-    if code in (INTERRUPTED, TERMINATED):
-        # Everything is written or undone. Python would still wait for every thread, and one
-        # may be fetching a picture from a server that drips.
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    # Everything is written or undone. An orderly end would still wait for every thread, one
+    # of which may be fetching a picture from a server that drips, and then take down the
+    # engine's threads, which on a bad day aborts.
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -98,6 +97,7 @@ def run(arguments: list[str]) -> int:
         # Not `app.main`, which takes a reader that leaves for a fault.
         with app.make_context("resnext", arguments) as context:
             code: Any = app.invoke(context)
+        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
@@ -109,9 +109,7 @@ def run(arguments: list[str]) -> int:
     except _Terminated:
         return TERMINATED
     except BrokenPipeError:
-        # Whoever read our output has gone; Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        return BROKEN_PIPE  # whoever read our output has gone
     except ResNeXtError as error:
         return _report(error, error.exit_code, str(error), debug=debug)
     except OSError as error:  # such as a full disk behind stdout
@@ -132,7 +130,7 @@ def _report(error: Exception, code: int, text: str, *, debug: bool) -> int:
 
 
 def _print_version() -> NoReturn:
-    print(f"resnext {resnext.__version__}")
+    click.echo(f"resnext {resnext.__version__}")  # which flushes, and so meets a full disk here
     raise click.exceptions.Exit(0)
 
 
