@@ -5,30 +5,60 @@ module, the checks on checkpoints and every count derive from it. Standard libra
 
 Source: Xie et al., "Aggregated Residual Transformations for Deep Neural Networks",
 arXiv:1611.05431, Tables 1 and 3 (ImageNet) and section 5.2 (CIFAR); the `d` stem and
-shortcut: He et al., "Bag of Tricks", arXiv:1812.01187, Figure 2 (ResNet-C and -D).
+shortcut: He et al., "Bag of Tricks", arXiv:1812.01187, Figure 2 (ResNet-C and -D);
+squeeze-and-excitation: arXiv:1709.01507; selective kernels: arXiv:1903.06586. What the
+papers leave open, and the `t` stem and average-pool anti-aliasing, is as timm has it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Literal
+from typing import Literal, cast
 
 from resnext.errors import ConfigError, ModelFileError, ModelNotFoundError, closest
+from resnext.layers import (
+    Block,
+    Conv,
+    GlobalPool,
+    Layer,
+    Linear,
+    Part,
+    Pool,
+    SelectiveKernel,
+    SqueezeExcite,
+    merge,
+)
 
-BLOCKS = {26: (2, 2, 2, 2), 29: (3, 3, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+BLOCKS = {
+    26: (2, 2, 2, 2),
+    29: (3, 3, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    201: (3, 24, 36, 4),
+}
 CIFAR_DEPTH = 29
-STEM_CHANNELS = 64
-EXPANSION = 4  # a stage puts out 4 x its plane count: 256, 512, 1024, 2048
+PLANES = 64  # of the first stage; they double from stage to stage
+EXPANSION = 4  # a stage puts out 4 x its planes: 256, 512, 1024, 2048
+REDUCTION = 16  # channels to hidden channels, in both kinds of attention
+SK_DIVISOR = 32  # the hidden channels of selective kernels are a multiple of it
 BN_EPS = 1e-5
 
-Variant = Literal["", "d"]
+Variant = Literal["", "d", "t"]
+Attention = Literal["", "se", "sk"]
 Stem = Literal["7x7", "deep", "cifar"]
+OutputStride = Literal[8, 16, 32]
 
-_NAME = re.compile(r"resnext(26|29|50|101|152)(d?)_([1-9]\d{0,4})x([1-9]\d{0,4})d", re.ASCII)
-_NAME_HELP = "resnext{26,50,101,152}[d]_{C}x{w}d or resnext29_{C}x{w}d, such as resnext50_32x4d"
+_NAME = re.compile(
+    r"(se|sk|)resnext(aa|)(26|29|50|101|152|201)([dt]?)_([1-9]\d{0,4})x([1-9]\d{0,4})d", re.ASCII
+)
+_NAME_HELP = (
+    "[se|sk]resnext[aa]{26,50,101,152,201}[d|t]_{C}x{w}d or resnext29_{C}x{w}d, such as"
+    " resnext50_32x4d"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,10 +66,14 @@ class ArchSpec:
     """One network of the family.
 
     Args:
-        depth: 26, 50, 101 or 152 (ImageNet), or 29 (the paper's CIFAR network).
+        depth: 26, 50, 101, 152 or 201 (ImageNet), or 29 (the paper's CIFAR network).
         cardinality: Number of groups C of every 3x3 convolution, at least 1.
         base_width: Channels per group d in the first stage, at least 1; `1x64d` is ResNet.
-        variant: "d" for the deep stem and average-pool shortcut, "" for the paper's.
+        variant: "d" for the deep stem and average-pool shortcut, "t" for those with fewer
+            channels in the stem, "" for the paper's.
+        attention: "se" for squeeze-and-excitation at the end of each block, "sk" for
+            selective kernels in place of its 3x3 convolution, "" for none.
+        antialias: Whether strides are average pools.
         num_classes: Number of logits.
         in_chans: Number of input channels.
 
@@ -51,14 +85,23 @@ class ArchSpec:
     cardinality: int
     base_width: int
     variant: Variant = ""
+    attention: Attention = ""
+    antialias: bool = False
     num_classes: int = 1000
     in_chans: int = 3
 
     def __post_init__(self) -> None:
         if self.depth not in BLOCKS:
             raise ConfigError(f"depth is {self.depth}; expected one of {sorted(BLOCKS)}")
-        if self.variant not in ("", "d") or (self.variant and self.depth == CIFAR_DEPTH):
-            raise ConfigError(f"variant is {self.variant!r}; expected '' or, except at 29, 'd'")
+        plain = self.depth == CIFAR_DEPTH
+        if self.variant not in (("",) if plain else ("", "d", "t")):
+            raise ConfigError(f"variant is {self.variant!r}; expected '' or, except at 29, d or t")
+        if self.attention not in (("",) if plain else ("", "se", "sk")):
+            raise ConfigError(
+                f"attention is {self.attention!r}; expected '' or, except at 29, se or sk"
+            )
+        if self.antialias and (plain or self.attention == "sk"):
+            raise ConfigError("antialias is True; expected False at 29 and with selective kernels")
         for field in ("cardinality", "base_width", "num_classes", "in_chans"):
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -67,14 +110,23 @@ class ArchSpec:
     @property
     def name(self) -> str:
         """Architecture name, such as `resnext50_32x4d`."""
-        return f"resnext{self.depth}{self.variant}_{self.cardinality}x{self.base_width}d"
+        family = f"{self.attention}resnext{'aa' if self.antialias else ''}"
+        return f"{family}{self.depth}{self.variant}_{self.cardinality}x{self.base_width}d"
 
     @property
     def stem(self) -> Stem:
         """What comes before the first stage."""
         if self.depth == CIFAR_DEPTH:
             return "cifar"
-        return "deep" if self.variant == "d" else "7x7"
+        return "deep" if self.variant else "7x7"
+
+    @property
+    def stem_channels(self) -> tuple[int, ...]:
+        """Channels that each convolution of the stem puts out."""
+        if self.stem != "deep":
+            return (PLANES,)
+        half = 64 if self.depth == 201 else 32
+        return (half // 4 * 3 if self.variant == "t" else half, half, 2 * half)
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -84,79 +136,12 @@ class ArchSpec:
     @property
     def embedding_size(self) -> int:
         """Length of the pooled features, 2048 (ImageNet) or 1024 (CIFAR)."""
-        return (STEM_CHANNELS << (len(self.blocks) - 1)) * EXPANSION
+        return (PLANES << (len(self.blocks) - 1)) * EXPANSION
 
     @property
     def input_size(self) -> int:
         """Side in pixels of the input the paper uses: 224, or 32 for CIFAR."""
         return 32 if self.stem == "cifar" else 224
-
-
-@dataclass(frozen=True, slots=True)
-class Conv:
-    """A convolution without bias and its batch norm, with "same" padding, maybe a ReLU.
-
-    `name` and `norm` are the prefixes of their tensors in a `state_dict`.
-    """
-
-    name: str
-    norm: str
-    in_channels: int
-    out_channels: int
-    kernel_size: int
-    stride: int = 1
-    groups: int = 1
-    relu: bool = True
-
-    @property
-    def padding(self) -> int:
-        """Zeros added on each side, in pixels."""
-        return self.kernel_size // 2
-
-    @property
-    def weight_shape(self) -> tuple[int, int, int, int]:
-        """Shape of the weight, (out, in per group, height, width)."""
-        side = self.kernel_size
-        return (self.out_channels, self.in_channels // self.groups, side, side)
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """A 2-d pooling.
-
-    The average form rounds its output size up and leaves padding out of the mean.
-    """
-
-    kind: Literal["max", "avg"]
-    kernel_size: int
-    stride: int
-    padding: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A bottleneck: relu(body(x) + shortcut(x)); an empty shortcut is the identity."""
-
-    name: str
-    body: tuple[Conv, ...]
-    shortcut: tuple[Pool | Conv, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GlobalPool:
-    """The mean over height and width: its output is the embedding."""
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """The classifier, with bias."""
-
-    name: str
-    in_features: int
-    out_features: int
-
-
-Layer = Conv | Pool | Block | GlobalPool | Linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,105 +172,165 @@ def parse(name: str, *, num_classes: int | None = None) -> ArchSpec:
         (32, 4, 25028904)
     """
     match = _NAME.fullmatch(name)
-    if match is None or (match[2] and int(match[1]) == CIFAR_DEPTH):
+    try:
+        if match is None:
+            raise ConfigError("no name of the family")
+        attention, antialias, depth, variant, cardinality, base_width = match.groups()
+        return ArchSpec(
+            depth=int(depth),
+            cardinality=int(cardinality),
+            base_width=int(base_width),
+            variant=cast(Variant, variant),
+            attention=cast(Attention, attention),
+            antialias=bool(antialias),
+            num_classes=num_classes or (10 if int(depth) == CIFAR_DEPTH else 1000),
+        )
+    except ConfigError as error:
         near = closest(name, (f"resnext{depth}_32x4d" for depth in BLOCKS))
-        hint = f"did you mean {' or '.join(near)}?" if near else ""
-        raise ModelNotFoundError(f"{name!r} is no architecture; expected {_NAME_HELP}", hint=hint)
-    depth, cardinality, base_width = int(match[1]), int(match[3]), int(match[4])
-    if num_classes is None:
-        num_classes = 10 if depth == CIFAR_DEPTH else 1000
-    variant: Variant = "d" if match[2] else ""
-    return ArchSpec(
-        depth=depth,
-        cardinality=cardinality,
-        base_width=base_width,
-        variant=variant,
-        num_classes=num_classes,
-    )
+        raise ModelNotFoundError(
+            f"{name!r} is no architecture; expected {_NAME_HELP}",
+            hint=f"did you mean {' or '.join(near)}?" if near else "",
+        ) from error
 
 
-def layers(spec: ArchSpec) -> tuple[Layer, ...]:
-    """List the network in the order of execution; every builder starts from this table."""
+def layers(spec: ArchSpec, *, output_stride: OutputStride = 32) -> tuple[Layer, ...]:
+    """List the network in the order of execution; every builder starts from this table.
+
+    Args:
+        spec: The network.
+        output_stride: Input pixels per pixel of the last feature map; below 32 the last
+            stages dilate their 3x3 convolutions instead of striding. Any value gives the
+            same tensors.
+    """
     table: list[Layer] = list(_stem(spec))
-    channels = STEM_CHANNELS
+    channels = spec.stem_channels[-1]
+    reached, dilation = (1 if spec.stem == "cifar" else 4), 1
     for stage, num_blocks in enumerate(spec.blocks):
-        planes = STEM_CHANNELS * 2**stage
+        planes = PLANES * 2**stage
+        stride, before = (2 if stage else 1), dilation
+        if reached * stride > output_stride:
+            dilation, stride = dilation * stride, 1
+        reached *= stride
         for index in range(num_blocks):
-            stride = 2 if stage > 0 and index == 0 else 1
-            prefix = f"layer{stage + 1}.{index}"
-            table.append(_block(spec, prefix, channels, planes, stride=stride))
+            block = _BlockTable(
+                spec=spec,
+                name=f"layer{stage + 1}.{index}",
+                channels=channels,
+                planes=planes,
+                stride=1 if index else stride,
+                # The first block of a stage still sees the grid of the stage before.
+                dilation=dilation if index else before,
+                dilated=dilation > 1,
+            )
+            table.append(block.build())
             channels = planes * EXPANSION
     return (*table, GlobalPool(), Linear("fc", channels, spec.num_classes))
 
 
 def _stem(spec: ArchSpec) -> tuple[Layer, ...]:
-    out = STEM_CHANNELS
+    outs = spec.stem_channels
     if spec.stem == "cifar":
-        return (Conv("conv1", "bn1", spec.in_chans, out, 3),)
-    pool = Pool("max", 3, 2, 1)
+        return (Conv("conv1", "bn1", spec.in_chans, *outs, 3),)
+    pool = Pool("avg", 2, 2) if spec.antialias else Pool("max", 3, 2, 1)
     if spec.stem == "7x7":
-        return (Conv("conv1", "bn1", spec.in_chans, out, 7, 2), pool)
-    half = out // 2
+        return (Conv("conv1", "bn1", spec.in_chans, *outs, 7, 2), pool)
     return (
-        Conv("conv1.0", "conv1.1", spec.in_chans, half, 3, 2),
-        Conv("conv1.3", "conv1.4", half, half, 3),
-        Conv("conv1.6", "bn1", half, out, 3),
+        Conv("conv1.0", "conv1.1", spec.in_chans, outs[0], 3, 2),
+        Conv("conv1.3", "conv1.4", outs[0], outs[1], 3),
+        Conv("conv1.6", "bn1", outs[1], outs[2], 3),
         pool,
     )
 
 
-def _block(spec: ArchSpec, prefix: str, channels: int, planes: int, *, stride: int) -> Block:
-    # Rounded down before it is multiplied, as every public implementation does: a group
-    # of 40 channels at 64 planes has 80 at 128.
-    width = planes * spec.base_width // STEM_CHANNELS * spec.cardinality
-    out = planes * EXPANSION
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _BlockTable:
+    """What differs from block to block."""
 
-    def conv(index: int, ins: int, outs: int, **options: int) -> Conv:
-        name, norm = f"{prefix}.conv{index}", f"{prefix}.bn{index}"
-        return Conv(name, norm, ins, outs, relu=index < 3, **options)
+    spec: ArchSpec
+    name: str
+    channels: int
+    planes: int
+    stride: int
+    dilation: int
+    dilated: bool
 
-    body = (
-        conv(1, channels, width, kernel_size=1),
-        # The stride sits in the 3x3, as in the paper, not in the first 1x1.
-        conv(2, width, width, kernel_size=3, stride=stride, groups=spec.cardinality),
-        conv(3, width, out, kernel_size=1),
-    )
-    if stride == 1 and channels == out:
-        return Block(prefix, body, ())
-    return Block(prefix, body, _shortcut(spec, prefix, channels, out, stride))
+    @property
+    def width(self) -> int:
+        # Rounded down before it is multiplied, as every public implementation does: a group
+        # of 40 channels at 64 planes has 80 at 128.
+        return self.planes * self.spec.base_width // PLANES * self.spec.cardinality
+
+    @property
+    def out(self) -> int:
+        return self.planes * EXPANSION
+
+    def build(self) -> Block:
+        body: list[Part] = [self._conv(1, self.channels, self.width), *self._middle()]
+        body.append(self._conv(3, self.width, self.out))
+        if self.spec.attention == "se":
+            body.append(SqueezeExcite(f"{self.name}.se", self.out, self.out // REDUCTION))
+        same = self.stride == 1 and self.channels == self.out
+        return Block(self.name, tuple(body), () if same else self._shortcut())
+
+    def _conv(self, index: int, ins: int, outs: int) -> Conv:
+        name, norm = f"{self.name}.conv{index}", f"{self.name}.bn{index}"
+        if self.spec.attention == "sk":
+            name, norm = f"{name}.conv", f"{name}.bn"
+        return Conv(name, norm, ins, outs, 1, relu=index < 3)
+
+    def _middle(self) -> tuple[Part, ...]:
+        """Return the 3x3 part, which has the stride: as in the paper, not the first 1x1."""
+        name, groups = f"{self.name}.conv2", self.spec.cardinality
+        if self.spec.attention != "sk":
+            antialias = self.spec.antialias and self.stride > 1
+            stride = 1 if antialias else self.stride
+            norm = f"{self.name}.bn2"
+            conv = Conv(name, norm, self.width, self.width, 3, stride, groups, True, self.dilation)
+            return (conv, Pool("avg", self.stride, self.stride)) if antialias else (conv,)
+        paths = tuple(
+            Conv(
+                f"{name}.paths.{path}.conv",
+                f"{name}.paths.{path}.bn",
+                self.width,
+                self.width,
+                3,
+                self.stride,
+                groups,
+                dilation=self.dilation * (path + 1),  # 3x3, and 5x5 in the form of a dilation
+            )
+            for path in range(2)
+        )
+        hidden = max(
+            SK_DIVISOR, (self.width // REDUCTION + SK_DIVISOR // 2) // SK_DIVISOR * SK_DIVISOR
+        )
+        if hidden < 0.9 * self.width / REDUCTION:
+            hidden += SK_DIVISOR
+        attn = f"{name}.attn"
+        reduce = Conv(f"{attn}.fc_reduce", f"{attn}.bn", self.width, hidden, 1)
+        return (SelectiveKernel(name, paths, reduce),)
+
+    def _shortcut(self) -> tuple[Pool | Conv, ...]:
+        down, pools = f"{self.name}.downsample", self.spec.variant != ""
+        if not pools:
+            conv = Conv(
+                f"{down}.0", f"{down}.1", self.channels, self.out, 1, self.stride, relu=False
+            )
+            return (conv,)
+        conv = Conv(f"{down}.1", f"{down}.2", self.channels, self.out, 1, relu=False)
+        if self.stride > 1:
+            return (Pool("avg_ceil", 2, self.stride), conv)
+        return (Pool("avg_same", 2, 1), conv) if self.dilated else (conv,)
 
 
-def _shortcut(
-    spec: ArchSpec, prefix: str, channels: int, out: int, stride: int
-) -> tuple[Pool | Conv, ...]:
-    if spec.variant != "d":
-        name, norm = f"{prefix}.downsample.0", f"{prefix}.downsample.1"
-        return (Conv(name, norm, channels, out, 1, stride, relu=False),)
-    name, norm = f"{prefix}.downsample.1", f"{prefix}.downsample.2"
-    project = Conv(name, norm, channels, out, 1, relu=False)
-    return (Pool("avg", 2, stride), project) if stride > 1 else (project,)
-
-
-def convs(spec: ArchSpec) -> Iterator[Conv]:
-    """Yield every convolution, body before shortcut, in the order of a `state_dict`."""
-    for layer in layers(spec):
-        parts = (*layer.body, *layer.shortcut) if isinstance(layer, Block) else (layer,)
-        yield from (part for part in parts if isinstance(part, Conv))
-
-
-def tensor_shapes(spec: ArchSpec) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(spec: ArchSpec) -> Shapes:
     """Return the keys and shapes of a `state_dict`, as torchvision orders and names them.
 
     `num_batches_tracked` is left out: it is no part of the function computed.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for conv in convs(spec):
-        shapes[f"{conv.name}.weight"] = conv.weight_shape
-        for part in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{conv.norm}.{part}"] = (conv.out_channels,)
-    shapes["fc.weight"] = (spec.num_classes, spec.embedding_size)
-    shapes["fc.bias"] = (spec.num_classes,)
-    return shapes
+    shapes = (
+        layer.tensor_shapes() for layer in layers(spec) if not isinstance(layer, Pool | GlobalPool)
+    )
+    return merge(shapes)
 
 
 def num_params(spec: ArchSpec) -> int:
@@ -338,37 +383,41 @@ def summarize(spec: ArchSpec, input_size: int | None = None) -> list[StageSummar
 
 
 def _layer_params(layer: Layer) -> int:
-    if isinstance(layer, Conv):
-        return prod(layer.weight_shape) + 2 * layer.out_channels
-    if isinstance(layer, Block):
-        return sum(_layer_params(part) for part in (*layer.body, *layer.shortcut))
-    if isinstance(layer, Linear):
-        return (layer.in_features + 1) * layer.out_features
-    return 0
+    if isinstance(layer, Pool | GlobalPool):
+        return 0
+    return sum(prod(shape) for key, shape in layer.tensor_shapes().items() if "running" not in key)
 
 
 def _count(layer: Layer, size: int) -> tuple[int, int, int]:
     """Return MACs, output side in pixels and output channels (0: as before)."""
     if isinstance(layer, Conv):
-        out = (size + 2 * layer.padding - layer.kernel_size) // layer.stride + 1
+        out = (
+            size + 2 * layer.padding - layer.dilation * (layer.kernel_size - 1) - 1
+        ) // layer.stride + 1
         return prod(layer.weight_shape) * out * out, out, layer.out_channels
     if isinstance(layer, Pool):
-        if layer.kind == "avg":
+        if layer.kind in ("avg_ceil", "avg_same"):
             return 0, -(-size // layer.stride), 0
         return 0, (size + 2 * layer.padding - layer.kernel_size) // layer.stride + 1, 0
     if isinstance(layer, Block):
         macs, out, channels = _count_chain(layer.body, size)
         return macs + _count_chain(layer.shortcut, size)[0], out, channels
+    if isinstance(layer, SqueezeExcite):
+        return 2 * layer.channels * layer.hidden, size, 0
+    if isinstance(layer, SelectiveKernel):
+        paths = [_count(path, size) for path in layer.paths]
+        attention = prod(layer.reduce.weight_shape) + prod(layer.select_shape)
+        return sum(macs for macs, _, _ in paths) + attention, paths[0][1], layer.channels
     if isinstance(layer, Linear):
         return layer.in_features * layer.out_features, 1, layer.out_features
     return 0, 1, 0
 
 
-def _count_chain(parts: tuple[Pool | Conv, ...], size: int) -> tuple[int, int, int]:
+def _count_chain(parts: tuple[Part, ...], size: int) -> tuple[int, int, int]:
     total, channels = 0, 0
     for part in parts:
-        macs, size, channels = _count(part, size)
-        total += macs
+        macs, size, outs = _count(part, size)
+        total, channels = total + macs, outs or channels
     return total, size, channels
 
 
@@ -380,29 +429,41 @@ def infer(shapes: Mapping[str, tuple[int, ...]]) -> ArchSpec:
 
     Returns:
         The architecture, with the number of classes and input channels of the tensors.
+        Anti-aliasing has none, and so is never inferred.
 
     Raises:
         ModelFileError: The tensors are not those of a ResNeXt, or not all of them.
     """
     blocks = _count_blocks(shapes)
     depth = next((depth for depth, counts in BLOCKS.items() if counts == blocks), None)
-    stem_key = "conv1.0.weight" if "conv1.0.weight" in shapes else "conv1.weight"
+    deep, selective = "conv1.0.weight" in shapes, "layer1.0.conv2.paths.0.conv.weight" in shapes
     grouped, head, stem = (
-        shapes.get(key, ()) for key in ("layer1.0.conv2.weight", "fc.weight", stem_key)
+        shapes.get(key, ())
+        for key in (
+            "layer1.0.conv2.paths.0.conv.weight" if selective else "layer1.0.conv2.weight",
+            "fc.weight",
+            "conv1.0.weight" if deep else "conv1.weight",
+        )
     )
     if depth is None or len(grouped) != 4 or len(head) != 2 or len(stem) != 4 or not grouped[1]:
         raise ModelFileError(
             "these tensors are not a ResNeXt: expected conv1, layer1 to layer4 of bottleneck"
             f" blocks and fc; found {blocks or 'no'} blocks per stage in {len(shapes)} tensors"
         )
-    spec = ArchSpec(
-        depth=depth,
-        cardinality=grouped[0] // grouped[1],
-        base_width=grouped[1],
-        variant="d" if stem_key == "conv1.0.weight" else "",
-        num_classes=head[0],
-        in_chans=stem[1],
-    )
+    tiered = deep and shapes.get("conv1.3.weight", (0, 0))[:2] == (stem[0] // 3 * 4, stem[0])
+    excited = "layer1.0.se.fc1.weight" in shapes
+    try:
+        spec = ArchSpec(
+            depth=depth,
+            cardinality=grouped[0] // grouped[1],
+            base_width=grouped[1],
+            variant="t" if tiered else "d" if deep else "",
+            attention="sk" if selective else "se" if excited else "",
+            num_classes=head[0],
+            in_chans=stem[1],
+        )
+    except ConfigError as error:
+        raise ModelFileError(f"these tensors are not a ResNeXt: {error.message}") from error
     wrong = [key for key, shape in tensor_shapes(spec).items() if shapes.get(key) != shape]
     if wrong:
         raise ModelFileError(
@@ -415,7 +476,7 @@ def infer(shapes: Mapping[str, tuple[int, ...]]) -> ArchSpec:
 def _count_blocks(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     indices: dict[int, set[int]] = {}
     for key in shapes:
-        match = re.match(r"layer(\d)\.(\d+)\.conv3\.weight$", key)
+        match = re.match(r"layer(\d)\.(\d+)\.conv3\.(?:conv\.)?weight$", key)
         if match:
             indices.setdefault(int(match[1]), set()).add(int(match[2]))
     return tuple(len(indices[stage]) for stage in sorted(indices))
