@@ -15,14 +15,15 @@ BEGIN, END = "<!-- tree: scripts/readme_tree.py -->\n", "<!-- end of tree -->\n"
 
 # A module may import only what stands above it. This is also the order to read them in.
 ORDER = """
-errors files transport arch sources bombs images preprocess predictions catalogue modelfile
+errors files transport layers arch featureinfo sources bombs images preprocess predictions catalogue modelfile
 checkpoints checkpoints.keymaps checkpoints.timmconfig checkpoints.pickles checkpoints.reader
 hub hub.downloads hub.cache hub.origins weights
 results results.formats results.outputs results.parquet results.sinks
-engines engines.base engines.graph engines.compiled engines.openvino engines.ort engines.select
-prefetch classifier testing
+engines engines.base engines.graph engines.compiled engines.openvino engines.ort
+modules network engines.eager engines.select
+prefetch classifier zoo interchange testing
 __init__
-cli cli.text cli.progress cli.complete cli.models cli.predict cli.info cli.cache cli.app
+cli cli.text cli.progress cli.complete cli.models cli.predict cli.info cli.convert cli.cache cli.app
 __main__
 """.split()
 

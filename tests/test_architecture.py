@@ -22,7 +22,9 @@ MAX_SUMMARY, MAX_MORE_LINES = 72, 8
 
 # The torch line: nothing else may import it.
 TORCH_MODULES = {
+    "modules",
     "network",
+    "zoo",
     "checkpoints.pickles",
     "engines.eager",
     "explore.explain",

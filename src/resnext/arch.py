@@ -28,6 +28,7 @@ from resnext.layers import (
     Part,
     Pool,
     SelectiveKernel,
+    Shapes,
     SqueezeExcite,
     merge,
 )
@@ -56,8 +57,8 @@ _NAME = re.compile(
     r"(se|sk|)resnext(aa|)(26|29|50|101|152|201)([dt]?)_([1-9]\d{0,4})x([1-9]\d{0,4})d", re.ASCII
 )
 _NAME_HELP = (
-    "[se|sk]resnext[aa]{26,50,101,152,201}[d|t]_{C}x{w}d or resnext29_{C}x{w}d, such as"
-    " resnext50_32x4d"
+    "resnext{26,50,101,152,201}[d|t]_{C}x{w}d, perhaps seresnext..., skresnext... or"
+    " resnextaa..., or resnext29_{C}x{w}d, such as resnext50_32x4d"
 )
 
 
@@ -230,10 +231,10 @@ def layers(spec: ArchSpec, *, output_stride: OutputStride = 32) -> tuple[Layer, 
 def _stem(spec: ArchSpec) -> tuple[Layer, ...]:
     outs = spec.stem_channels
     if spec.stem == "cifar":
-        return (Conv("conv1", "bn1", spec.in_chans, *outs, 3),)
+        return (Conv("conv1", "bn1", spec.in_chans, outs[0], 3),)
     pool = Pool("avg", 2, 2) if spec.antialias else Pool("max", 3, 2, 1)
     if spec.stem == "7x7":
-        return (Conv("conv1", "bn1", spec.in_chans, *outs, 7, 2), pool)
+        return (Conv("conv1", "bn1", spec.in_chans, outs[0], 7, 2), pool)
     return (
         Conv("conv1.0", "conv1.1", spec.in_chans, outs[0], 3, 2),
         Conv("conv1.3", "conv1.4", outs[0], outs[1], 3),

@@ -23,10 +23,20 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from resnext import arch
-from resnext.arch import ArchSpec, Block, Conv, GlobalPool, Layer, Linear, Pool
+from resnext.arch import ArchSpec
 from resnext.engines.base import EMBEDDING, GRAPH_VERSION, IMAGE, LOGITS, Precision
 from resnext.errors import ModelFileError
 from resnext.files import atomic
+from resnext.layers import (
+    Block,
+    Conv,
+    GlobalPool,
+    Layer,
+    Linear,
+    Pool,
+    SelectiveKernel,
+    SqueezeExcite,
+)
 from resnext.preprocess import PreprocessSpec, affine
 
 OPSET = 17
@@ -226,7 +236,11 @@ class _Builder:
         if isinstance(layer, Conv):
             return self._conv(layer, value)
         if isinstance(layer, Pool):
-            return self._pool(layer, value, name=f"{layer.kind}pool")
+            return self._pool(layer, value, name="maxpool")
+        if isinstance(layer, SqueezeExcite):
+            return self._squeeze_excite(layer, value)
+        if isinstance(layer, SelectiveKernel):
+            return self._selective_kernel(layer, value)
         if isinstance(layer, Block):
             return self._block(layer, value)
         if isinstance(layer, GlobalPool):
@@ -236,11 +250,14 @@ class _Builder:
 
     def _block(self, block: Block, value: str) -> str:
         shortcut = body = value
-        for conv in block.body:
-            body = self._conv(conv, body)
+        for part in block.body:
+            if isinstance(part, Pool):
+                body = self._pool(part, body, name=f"{block.name}.aa")
+            else:
+                body = self.add(part, body)
         for part in block.shortcut:
             if isinstance(part, Pool):
-                shortcut = self._pool(part, shortcut, name=f"{block.name}.{part.kind}pool")
+                shortcut = self._pool(part, shortcut, name=f"{block.name}.avgpool")
             else:
                 shortcut = self._conv(part, shortcut)
         value = self._node("Add", f"{block.name}.add", [body, shortcut])
@@ -257,6 +274,7 @@ class _Builder:
             kernel_shape=[conv.kernel_size] * 2,
             strides=[conv.stride] * 2,
             pads=[conv.padding] * 4,
+            dilations=[conv.dilation] * 2,
             group=conv.groups,
         )
         return self._node("Relu", f"{conv.name}.relu", [value]) if conv.relu else value
@@ -269,7 +287,47 @@ class _Builder:
         }
         if pool.kind == "max":
             return self._node("MaxPool", name, [value], **window)
-        return self._node("AveragePool", name, [value], ceil_mode=1, count_include_pad=0, **window)
+        assert pool.kind != "avg_same", "only in networks with another output stride"
+        ceil = int(pool.kind == "avg_ceil")
+        return self._node(
+            "AveragePool", name, [value], ceil_mode=ceil, count_include_pad=0, **window
+        )
+
+    def _squeeze_excite(self, part: SqueezeExcite, value: str) -> str:
+        gate = self._node("GlobalAveragePool", f"{part.name}.mean", [value])
+        gate = self._pointwise(f"{part.name}.fc1", (part.hidden, part.channels), gate)
+        gate = self._node("Relu", f"{part.name}.relu", [gate])
+        gate = self._pointwise(f"{part.name}.fc2", (part.channels, part.hidden), gate)
+        gate = self._node("Sigmoid", f"{part.name}.gate", [gate])
+        return self._node("Mul", part.name, [value, gate])
+
+    def _selective_kernel(self, part: SelectiveKernel, value: str) -> str:
+        paths = [self._conv(path, value) for path in part.paths]
+        total = self._node("Sum", f"{part.name}.sum", paths)
+        score = self._node("GlobalAveragePool", f"{part.name}.mean", [total])
+        score = self._conv(part.reduce, score)
+        key = f"{part.name}.attn.fc_select"
+        score = self._pointwise(key, part.select_shape[:2], score, bias=False)
+        # One axis for the paths, to take the softmax over it: (N, P, C, 1, 1).
+        shape = np.array([0, len(paths), part.channels, 1, 1])
+        shape_name = self._constant(f"{part.name}.shape", shape)
+        score = self._node("Reshape", f"{part.name}.scores", [score, shape_name])
+        shares = self._node("Softmax", f"{part.name}.shares", [score], axis=1)
+        weighted = []
+        for index, path in enumerate(paths):
+            number = self._constant(f"{part.name}.path{index}", np.array(index))
+            share = self._node("Gather", f"{part.name}.share{index}", [shares, number], axis=1)
+            weighted.append(self._node("Mul", f"{part.name}.weighted{index}", [path, share]))
+        return self._node("Sum", part.name, weighted)
+
+    def _pointwise(self, key: str, shape: tuple[int, int], value: str, *, bias: bool = True) -> str:
+        """Add a 1x1 convolution without batch norm."""
+        weight = _tensor(self.tensors, f"{key}.weight", (*shape, 1, 1))
+        inputs = [value, self._weight(f"{key}.weight", weight)]
+        if bias:
+            added = _tensor(self.tensors, f"{key}.bias", shape[:1])
+            inputs.append(self._weight(f"{key}.bias", added))
+        return self._node("Conv", key, inputs, kernel_shape=[1, 1])
 
     def _linear(self, layer: Linear, value: str) -> str:
         shape = (layer.out_features, layer.in_features)

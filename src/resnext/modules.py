@@ -1,0 +1,113 @@
+"""[torch] What blocks are made of: convolutions, pools, attention, stochastic depth.
+
+Source: arXiv:1709.01507 (squeeze-and-excitation), arXiv:1903.06586 (selective kernels),
+arXiv:1603.09382 (stochastic depth); names of tensors are timm's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from resnext import layers
+from resnext.layers import Conv, Pool
+
+
+def make_conv(conv: Conv) -> nn.Conv2d:
+    """Build a convolution of the table without its batch norm."""
+    return nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        stride=conv.stride,
+        padding=conv.padding,
+        dilation=conv.dilation,
+        groups=conv.groups,
+        bias=False,
+    )
+
+
+def make_pool(pool: Pool) -> nn.Module:
+    """Build a pooling of the table."""
+    size, stride = pool.kernel_size, pool.stride
+    if pool.kind == "max":
+        return nn.MaxPool2d(size, stride, pool.padding)
+    if pool.kind == "avg_same":
+        return nn.Sequential(nn.ZeroPad2d((0, size - 1, 0, size - 1)), nn.AvgPool2d(size, stride))
+    ceil = pool.kind == "avg_ceil"
+    return nn.AvgPool2d(size, stride, pool.padding, ceil_mode=ceil, count_include_pad=False)
+
+
+class ConvNorm(nn.Module):
+    """A convolution and its batch norm, with a ReLU if the table says so."""
+
+    def __init__(self, conv: Conv) -> None:
+        super().__init__()
+        self.conv, self.bn = make_conv(conv), nn.BatchNorm2d(conv.out_channels)
+        self.relu = nn.ReLU(inplace=True) if conv.relu else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C', H', W')."""
+        return self.relu(self.bn(self.conv(x)))  # type: ignore[no-any-return]
+
+
+class SqueezeExcite(nn.Module):
+    """x * sigmoid(fc2(relu(fc1(mean(x)))))."""
+
+    def __init__(self, part: layers.SqueezeExcite) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(part.channels, part.hidden, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc2 = nn.Conv2d(part.hidden, part.channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to the same shape."""
+        gate = self.fc2(self.relu(self.fc1(x.mean((2, 3), keepdim=True))))
+        return x * torch.sigmoid(gate)
+
+
+class SelectiveKernel(nn.Module):
+    """A sum of convolutions of several dilations, weighted by channel."""
+
+    def __init__(self, part: layers.SelectiveKernel) -> None:
+        super().__init__()
+        self.paths = nn.ModuleList(ConvNorm(path) for path in part.paths)
+        self.attn = _PathAttention(part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C', H', W')."""
+        paths = torch.stack([path(x) for path in self.paths], dim=1)
+        weighted: Tensor = paths * self.attn(paths)
+        return weighted.sum(dim=1)
+
+
+class _PathAttention(nn.Module):
+    def __init__(self, part: layers.SelectiveKernel) -> None:
+        super().__init__()
+        self.num_paths = len(part.paths)
+        self.fc_reduce = make_conv(part.reduce)
+        self.bn = nn.BatchNorm2d(part.reduce.out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc_select = nn.Conv2d(part.reduce.out_channels, part.select_shape[0], 1, bias=False)
+
+    def forward(self, paths: Tensor) -> Tensor:
+        """Map (N, P, C, H, W), P paths, to weights (N, P, C, 1, 1) that sum to 1 over P."""
+        x = paths.sum(1).mean((2, 3), keepdim=True)
+        x = self.fc_select(self.relu(self.bn(self.fc_reduce(x))))
+        return x.unflatten(1, (self.num_paths, -1)).softmax(dim=1)  # type: ignore[no-any-return]
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv:1603.09382): in training, a picture skips the body by chance."""
+
+    def __init__(self, chance: float) -> None:
+        super().__init__()
+        self.chance = chance
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to the same shape; what is kept is scaled up by 1 / (1 - chance)."""
+        if not self.training:
+            return x
+        keep = 1 - self.chance
+        mask = torch.empty([x.shape[0], 1, 1, 1], dtype=x.dtype, device=x.device).bernoulli_(keep)
+        return x * mask / keep
