@@ -21,7 +21,7 @@ hub hub.downloads hub.cache hub.origins weights
 results results.formats results.outputs results.parquet results.sinks
 engines engines.base engines.graph engines.compiled engines.openvino engines.ort
 modules network engines.eager engines.select
-prefetch classifier zoo interchange testing
+prefetch classifier training training.augment zoo interchange testing
 __init__
 cli cli.text cli.progress cli.complete cli.models cli.predict cli.info cli.convert cli.cache cli.app
 __main__

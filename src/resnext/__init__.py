@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from resnext.catalogue import list_models
     from resnext.classifier import Classifier
     from resnext.errors import (
         ConfigError,
@@ -27,7 +28,20 @@ if TYPE_CHECKING:
     from resnext.modelfile import ModelDocument
     from resnext.predictions import ImageResult, Prediction
     from resnext.preprocess import PreprocessSpec
+    from resnext.zoo import (
+        create_model as create_model,
+    )
+    from resnext.zoo import (
+        create_transform as create_transform,
+    )
+    from resnext.zoo import (
+        parameter_groups as parameter_groups,
+    )
+    from resnext.zoo import (
+        resolve_data_config as resolve_data_config,
+    )
 
+# What the base installation has: `from resnext import *` works without torch.
 __all__ = [
     "Classifier",
     "ConfigError",
@@ -47,7 +61,10 @@ __all__ = [
     "WeightsCorruptError",
     "WeightsUnavailableError",
     "__version__",
+    "list_models",
 ]
+
+_TORCH = ("create_model", "create_transform", "parameter_groups", "resolve_data_config")
 
 _HOMES = {
     "Classifier": "classifier",
@@ -55,14 +72,18 @@ _HOMES = {
     "ModelDocument": "modelfile",
     "Prediction": "predictions",
     "PreprocessSpec": "preprocess",
+    "list_models": "catalogue",
 }  # every other name is an error
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in __all__ and name not in _TORCH:
         raise AttributeError(f"module 'resnext' has no attribute {name!r}")
-    if name == "__version__":
-        value: Any = importlib.import_module("importlib.metadata").version("resnext")
+    if name in _TORCH:
+        errors = importlib.import_module("resnext.errors")
+        value: Any = getattr(errors.import_extra("resnext.zoo", extra="torch"), name)
+    elif name == "__version__":
+        value = importlib.import_module("importlib.metadata").version("resnext")
     else:
         module = importlib.import_module(f"resnext.{_HOMES.get(name, 'errors')}")
         value = getattr(module, name)
@@ -71,4 +92,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return list(__all__)
+    return sorted((*__all__, *_TORCH))

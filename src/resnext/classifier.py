@@ -42,7 +42,7 @@ class Classifier:
 
     Args:
         model: Catalogue name, alias, file or `hf-hub:` id; by default the packaged model.
-        engine: "auto", "openvino" or "onnxruntime"; or an engine that is open already.
+        engine: "auto", "openvino", "onnxruntime" or "torch"; or an engine that is open already.
         precision: "auto" (the fastest that agrees), "bf16" or "fp32" (exact).
         threads: CPU threads of the engine; by default all cores.
         offline: True never touches the network; None follows `RESNEXT_OFFLINE` and

@@ -6,11 +6,18 @@ arXiv:1603.09382 (stochastic depth); names of tensors are timm's.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from resnext import layers
 from resnext.layers import Conv, Pool
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def make_conv(conv: Conv) -> nn.Conv2d:
@@ -111,3 +118,30 @@ class DropPath(nn.Module):
         keep = 1 - self.chance
         mask = torch.empty([x.shape[0], 1, 1, 1], dtype=x.dtype, device=x.device).bernoulli_(keep)
         return x * mask / keep
+
+
+def filled(build: Callable[[], Network], tensors: Mapping[str, npt.NDArray[Any]]) -> Network:
+    """Build a network without drawing weights that are thrown away, and fill it.
+
+    Args:
+        build: Returns the network; called with nothing allocated.
+        tensors: At least its tensors, by key; counters of training steps become 0.
+
+    Returns:
+        The network on torch's default device, in its default type.
+    """
+    device, dtype = torch.get_default_device(), torch.get_default_dtype()
+    with torch.device("meta"):
+        network = build()
+    network.to_empty(device=device)
+    state = {}
+    for key, value in network.state_dict().items():
+        if key.endswith("num_batches_tracked"):
+            state[key] = torch.zeros_like(value)
+            continue
+        array = tensors[key]
+        if array.dtype.name == "bfloat16":  # which torch does not take from numpy
+            array = array.astype(np.float32)
+        state[key] = torch.from_numpy(np.ascontiguousarray(array)).to(dtype)
+    network.load_state_dict(state)
+    return network

@@ -11,7 +11,7 @@ arXiv:1502.01852, which section 4 of the paper takes over.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from resnext.errors import ConfigError
 from resnext.featureinfo import FeatureInfo, describe
 from resnext.layers import Block, Conv, Pool
 from resnext.modules import ConvNorm, DropPath, SelectiveKernel, SqueezeExcite, make_conv, make_pool
+
+if TYPE_CHECKING:
+    from resnext.modelfile import ModelDocument
 
 POOLS = ("avg", "")
 
@@ -135,15 +138,12 @@ class ResNeXt(nn.Module):
         num_classes: K, or 0 where the classifier was taken off.
         num_features: D, 2048, or 1024 for the CIFAR networks.
         feature_info: One entry per feature map: channels, reduction, module.
-        pretrained_cfg: What is known of the weights; empty without.
+        document: What a model file says of the weights; None without weights.
+        pretrained_cfg: The same under timm's names; empty without.
 
     Raises:
         ConfigError: A value is out of range.
     """
-
-    avgpool: nn.Module
-    fc: nn.Module
-    pretrained_cfg: dict[str, Any]
 
     def __init__(
         self,
@@ -164,7 +164,8 @@ class ResNeXt(nn.Module):
         self.drop_rate = drop_rate
         self.num_classes = spec.num_classes
         self.num_features = spec.embedding_size
-        self.pretrained_cfg = {}
+        self.document = cast("ModelDocument | None", None)
+        self.pretrained_cfg = dict[str, Any]()
         table = arch.layers(spec, output_stride=output_stride)
         stem = [part for part in table if isinstance(part, Conv)]
         pools = [part for part in table if isinstance(part, Pool)]
@@ -180,9 +181,10 @@ class ResNeXt(nn.Module):
         self.layer2 = _make_stage("layer2", blocks, rates)
         self.layer3 = _make_stage("layer3", blocks, rates)
         self.layer4 = _make_stage("layer4", blocks, rates)  # empty in the CIFAR networks
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        # Annotated here and not in the class, where TorchScript would read it.
+        self.avgpool: nn.Module = nn.AdaptiveAvgPool2d(1)
         self.global_pool = "avg"
-        self.fc = nn.Linear(self.num_features, self.num_classes)
+        self.fc: nn.Module = nn.Linear(self.num_features, self.num_classes)
         self.initialize(zero_init_last=zero_init_last)
 
     def initialize(self, *, zero_init_last: bool = False) -> None:
@@ -314,8 +316,6 @@ class ResNeXtFeatures(ResNeXt):
     Raises:
         ConfigError: There is no such map, or a value is out of range.
     """
-
-    out_indices: list[int]
 
     def __init__(
         self,

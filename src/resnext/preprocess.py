@@ -161,6 +161,17 @@ def _is_positive(value: Any) -> bool:
     return _is_finite(value) and value >= 1 / MAX_STATISTIC
 
 
+def usual(input_size: int) -> PreprocessSpec:
+    """Return the test setting of the paper, for networks of which no other is known.
+
+    Args:
+        input_size: Side in pixels: the short side of the picture is resized to 8/7 of it,
+            256 for 224; the 32 pixels of CIFAR are taken whole.
+    """
+    resize = input_size if input_size <= 32 else input_size * 8 // 7
+    return PreprocessSpec(input_size=input_size, resize=resize, interpolation="bilinear")
+
+
 def apply(image_hwc: Image.Image | NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.uint8]:
     """Resize and crop, letterbox or squash one picture to the input size.
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnext import arch, catalogue, modelfile
+from resnext import arch, catalogue, modelfile, preprocess
 from resnext.arch import ArchSpec
 from resnext.catalogue import WeightSpec
 from resnext.checkpoints import reader, timmconfig
@@ -32,6 +32,7 @@ from resnext.errors import (
 from resnext.hub import cache
 from resnext.hub.cache import Entry, RemoteFile, cache_home, cached, remove
 from resnext.modelfile import ModelDocument
+from resnext.preprocess import PreprocessSpec
 
 if TYPE_CHECKING:
     from resnext.hub.downloads import Progress
@@ -65,12 +66,12 @@ class Described:
 
     Args:
         architecture: The network.
-        input_size: Side in pixels of the input it runs at.
+        preprocess: How pictures are prepared when it runs.
         facts: What to show, in order: name, licence, accuracy, preprocessing, source.
     """
 
     architecture: ArchSpec
-    input_size: int
+    preprocess: PreprocessSpec
     facts: Mapping[str, Any]
 
 
@@ -143,7 +144,8 @@ def describe(model: str | os.PathLike[str]) -> Described:
         rows = [row.name for row in catalogue.weights() if row.architecture == spec.name]
         known = f"none for commercial use; by full name: {', '.join(rows)}" if rows else "none"
         facts = {"name": spec.name, "public weights": known}
-        return Described(architecture=spec, input_size=spec.input_size, facts=facts)
+        usual = preprocess.usual(spec.input_size)
+        return Described(architecture=spec, preprocess=usual, facts=facts)
     if isinstance(found, WeightSpec):
         document, place = reader.row_document(found), {}
     else:
@@ -151,7 +153,7 @@ def describe(model: str | os.PathLike[str]) -> Described:
         document, place = local.document, {"file": str(local.path), "sha256": local.sha256}
     return Described(
         architecture=document.architecture,
-        input_size=document.preprocess.input_size,
+        preprocess=document.preprocess,
         facts={**_facts(document), **place},
     )
 

@@ -27,7 +27,7 @@ def info(*, model: str, size: int | None, as_json: bool) -> int:
 
     described = weights.describe(model)
     spec = described.architecture
-    pixels = size or described.input_size
+    pixels = size or described.preprocess.input_size
     stages = arch.summarize(spec, pixels)
     if as_json:
         text.dump(_as_json(described.facts, spec, stages, pixels))

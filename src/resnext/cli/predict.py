@@ -39,8 +39,8 @@ AT_LEAST_1 = click.IntRange(min=1)
     "--engine",
     default="auto",
     show_default=True,
-    shell_complete=complete("auto openvino onnxruntime"),
-    help="auto, openvino or onnxruntime.",
+    shell_complete=complete("auto openvino onnxruntime torch"),
+    help="auto, openvino, onnxruntime or torch.",
 )
 @click.option(
     "--precision",

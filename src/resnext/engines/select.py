@@ -13,7 +13,7 @@ from resnext.weights import LocalModel, cache_home, read_tensors
 if TYPE_CHECKING:
     import onnx
 
-ENGINES = ("auto", "openvino", "onnxruntime")
+ENGINES = ("auto", "openvino", "onnxruntime", "torch")
 
 
 def load(
@@ -28,7 +28,8 @@ def load(
     Args:
         local: A model on this disk; its tensors are only read if no compiled network of it
             is in the cache.
-        engine: "openvino", "onnxruntime", or "auto", which is OpenVINO.
+        engine: "openvino", "onnxruntime", "torch" (CUDA where there is a device), or
+            "auto", which is OpenVINO.
         precision: "fp32", "bf16", or "auto" for what is fastest on this machine.
         threads: Number of processor threads, or None for what suits the machine.
 
@@ -51,10 +52,16 @@ def load(
         raise ModelFileError(
             f"{local.path}: takes {channels} channels; expected 3, pictures are RGB"
         )
+    if engine == "torch":
+        eager = import_extra("resnext.engines.eager", extra="torch")
+        opened: AbstractEngine = eager.EagerEngine(
+            local.document, read_tensors(local), precision=precision, threads=threads
+        )
+        return opened
     source = describe(local)
     if engine == "onnxruntime":
         ort = import_extra("resnext.engines.ort", extra="ort")
-        opened: AbstractEngine = ort.ORTEngine(source, precision=precision, threads=threads)
+        opened = ort.ORTEngine(source, precision=precision, threads=threads)
         return opened
     # Here, not above: whoever takes another engine does not wait for this one.
     from resnext.engines.openvino import OpenVINOEngine

@@ -1,0 +1,94 @@
+"""[torch] Run the `nn.Module` itself: for CUDA, and as the reference of the others."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resnext.checkpoints.reader import Tensors
+from resnext.engines.base import BEST_BATCH_SIZE, AbstractEngine, Outputs, Precision, Signature
+from resnext.errors import ConfigError, EngineError
+from resnext.modelfile import ModelDocument
+from resnext.modules import filled
+from resnext.network import ResNeXt
+from resnext.preprocess import affine
+
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+class EagerEngine(AbstractEngine):
+    """One network on a CUDA device where there is one, else on the processor.
+
+    Args:
+        document: The network and its normalization.
+        tensors: Its `state_dict`.
+        precision: "fp32", "bf16", or "auto", which is bf16 on CUDA and fp32 elsewhere.
+        threads: Number of processor threads, or None for torch's choice; torch has one
+            number for the whole process.
+        device: Such as "cuda:1" or "cpu"; None for "cuda" where there is one.
+
+    Raises:
+        ConfigError: Unknown precision or device, no thread.
+    """
+
+    name: ClassVar[str] = "torch"
+
+    def __init__(
+        self,
+        document: ModelDocument,
+        tensors: Tensors,
+        *,
+        precision: str = "auto",
+        threads: int | None = None,
+        device: str | None = None,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise ConfigError(
+                f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}"
+            )
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        chosen: Precision = "fp32"
+        if precision == "bf16" or (precision == "auto" and self._device.type == "cuda"):
+            chosen = "bf16"
+        spec = document.architecture
+        signature = Signature(
+            input_size=document.preprocess.input_size,
+            in_chans=spec.in_chans,
+            num_classes=spec.num_classes,
+            embedding_size=spec.embedding_size,
+        )
+        super().__init__(signature, precision=chosen, best_batch_size=BEST_BATCH_SIZE)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._dtype = torch.bfloat16 if chosen == "bf16" else torch.float32
+        scale, shift = (
+            torch.from_numpy(values.astype(np.float32)).reshape(1, -1, 1, 1).to(self._device)
+            for values in affine(document.preprocess)
+        )
+        self._scale, self._shift = scale, shift
+        model = filled(lambda: ResNeXt(spec), tensors).eval()
+        model.to(memory_format=torch.channels_last)
+        self._model = model.to(self._device, self._dtype)
+
+    def _infer(self, batch_nhwc: npt.NDArray[np.uint8]) -> Outputs:
+        try:
+            with torch.inference_mode():
+                pixels = torch.from_numpy(batch_nhwc).to(self._device).permute(0, 3, 1, 2)
+                images = (pixels.float() * self._scale + self._shift).to(self._dtype)
+                embedding = self._model.forward_head(
+                    self._model.forward_features(images), pre_logits=True
+                )
+                logits = self._model.fc(embedding)
+                return Outputs(logits.float().cpu().numpy(), embedding.float().cpu().numpy())
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(str(error)) from error
+        except RuntimeError as error:
+            if "not enough memory" in str(error) or "can't allocate memory" in str(error):
+                raise MemoryError(str(error)) from error
+            raise EngineError(f"{self} failed: {error}") from error
+
+    def _release(self) -> None:
+        del self._model
