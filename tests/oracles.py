@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import timm
@@ -32,35 +34,58 @@ class CifarResNet(ResNet):
         self.fc = torch.nn.Linear(1024, spec.num_classes)
 
 
+def peer(spec: ArchSpec, **options: Any) -> torch.nn.Module:
+    """Build a network with weights of its own: torchvision's where it has it, else timm's.
+
+    Args:
+        spec: The network.
+        options: Of timm's constructor, such as `output_stride`; with any, timm's is built.
+    """
+    if spec.stem == "cifar":
+        return CifarResNet(spec)
+    if options or spec.variant or spec.attention or spec.antialias:
+        return timm_peer(spec, **options)
+    return ResNet(
+        Bottleneck,
+        list(spec.blocks),
+        num_classes=spec.num_classes,
+        groups=spec.cardinality,
+        width_per_group=spec.base_width,
+    )
+
+
+def timm_peer(spec: ArchSpec, **options: Any) -> torch.nn.Module:
+    """Build timm's model of that name, or of its parts where it has none."""
+    options = {"num_classes": spec.num_classes, "in_chans": spec.in_chans, **options}
+    if timm.is_model(spec.name):
+        model: torch.nn.Module = timm.create_model(spec.name, **options)
+        return model
+    if spec.variant:
+        tiered = spec.variant == "t"
+        options |= {"stem_type": "deep_tiered" if tiered else "deep", "avg_down": True}
+        options["stem_width"] = 64 if spec.depth == 201 else 32
+    if spec.antialias:
+        options["aa_layer"] = torch.nn.AvgPool2d
+    block = timm.models.resnet.Bottleneck
+    if spec.attention == "se":
+        options["block_args"] = {"attn_layer": "se"}
+    elif spec.attention == "sk":
+        block = timm.models.sknet.SelectiveKernelBottleneck
+        kernels = {"rd_ratio": 1 / 16, "rd_divisor": 32, "split_input": False}
+        options["block_args"] = {"sk_kwargs": kernels}
+    return timm.models.resnet.ResNet(
+        block, spec.blocks, cardinality=spec.cardinality, base_width=spec.base_width, **options
+    )
+
+
 def oracle(spec: ArchSpec, tensors: Tensors) -> torch.nn.Module:
     """Build a network in eval mode with the given weights.
 
     Args:
-        spec: The network: torchvision's for no variant and CIFAR, timm's for "d".
+        spec: The network, built by `peer`.
         tensors: Loaded strictly.
     """
-    model: torch.nn.Module
-    if spec.stem == "cifar":
-        model = CifarResNet(spec)
-    elif spec.variant == "d":
-        model = timm.models.resnet.ResNet(
-            timm.models.resnet.Bottleneck,
-            spec.blocks,
-            num_classes=spec.num_classes,
-            cardinality=spec.cardinality,
-            base_width=spec.base_width,
-            stem_width=32,
-            stem_type="deep",
-            avg_down=True,
-        )
-    else:
-        model = ResNet(
-            Bottleneck,
-            list(spec.blocks),
-            num_classes=spec.num_classes,
-            groups=spec.cardinality,
-            width_per_group=spec.base_width,
-        )
+    model = peer(spec)
     state = {key: torch.from_numpy(tensor) for key, tensor in tensors.items()}
     result = model.load_state_dict(state, strict=False)
     assert not result.unexpected_keys

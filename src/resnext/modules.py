@@ -117,7 +117,7 @@ class DropPath(nn.Module):
             return x
         keep = 1 - self.chance
         mask = torch.empty([x.shape[0], 1, 1, 1], dtype=x.dtype, device=x.device).bernoulli_(keep)
-        return x * mask / keep
+        return x * (mask / keep)
 
 
 def filled(build: Callable[[], Network], tensors: Mapping[str, npt.NDArray[Any]]) -> Network:

@@ -84,8 +84,9 @@ class SelectiveKernelBottleneck(nn.Module):
         assert isinstance(conv1, Conv)
         assert isinstance(kernel, layers.SelectiveKernel)
         assert isinstance(conv3, Conv)
-        self.conv1, self.conv3 = ConvNorm(conv1), ConvNorm(conv3)
+        self.conv1 = ConvNorm(conv1)
         self.conv2 = SelectiveKernel(kernel)
+        self.conv3 = ConvNorm(conv3)
         self.relu = nn.ReLU(inplace=True)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.downsample = _make_shortcut(block)
@@ -161,7 +162,7 @@ class ResNeXt(nn.Module):
         if output_stride not in (8, 16, 32) or (output_stride != 32 and spec.stem == "cifar"):
             raise ConfigError(f"output_stride is {output_stride}; expected 8, 16 or 32 (CIFAR: 32)")
         self.spec = spec
-        self.drop_rate = drop_rate
+        self.drop_rate = float(drop_rate)  # a whole number is another type to TorchScript
         self.num_classes = spec.num_classes
         self.num_features = spec.embedding_size
         self.document = cast("ModelDocument | None", None)
@@ -192,6 +193,8 @@ class ResNeXt(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:  # squeeze-and-excitation
+                    nn.init.zeros_(module.bias)
             elif isinstance(module, nn.BatchNorm2d):
                 module.reset_parameters()
             elif isinstance(module, nn.Linear):
@@ -243,16 +246,16 @@ class ResNeXt(nn.Module):
         Raises:
             ConfigError: There is no such map.
         """
-        wanted = self.feature_info.select(indices)
-        maps = []
-        for index, info in enumerate(self.feature_info):
-            if stop_early and index > wanted[-1]:
+        wanted = [self.feature_info[index]["module"] for index in self.feature_info.select(indices)]
+        maps: list[Tensor] = []
+        for name in ("relu", "layer1", "layer2", "layer3", "layer4"):
+            if stop_early and len(maps) == len(wanted):
                 break
-            if index == 0:
+            if name == "relu":
                 x = self.relu(self.bn1(self.conv1(x)))
             else:
-                x = self.get_submodule(info["module"])(self.maxpool(x) if index == 1 else x)
-            if index in wanted:
+                x = self.get_submodule(name)(self.maxpool(x) if name == "layer1" else x)
+            if name in wanted:
                 maps.append(x)
         return maps if intermediates_only else (x, maps)
 
