@@ -239,3 +239,12 @@ def test_an_unknown_dtype_is_refused(tmp_path: Path) -> None:
 def test_labels_and_classes_must_agree() -> None:
     with pytest.raises(ModelFileError, match="1 class names for 3 logits"):
         replace(DOCUMENT, labels=Labels(("cat",)))
+
+
+@pytest.mark.parametrize(
+    "name", ["seresnextaa101d_32x8d", "skresnext50_32x4d", "resnext26t_2x4d", "resnext29_8x64d"]
+)
+def test_every_part_of_an_architecture_comes_back(name: str) -> None:
+    spec = arch.parse(name, num_classes=3)
+    document = replace(DOCUMENT, architecture=spec)
+    assert modelfile.document_from_json(document.to_json()).architecture == spec

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -347,12 +347,8 @@ def _architecture(document: dict[str, Any]) -> ArchSpec:
         document["name"], str
     ):
         raise ModelFileError("architecture: expected name, num_classes and in_chans")
-    spec = arch.parse(document["name"])
-    return ArchSpec(
-        depth=spec.depth,
-        cardinality=spec.cardinality,
-        base_width=spec.base_width,
-        variant=spec.variant,
+    return replace(
+        arch.parse(document["name"]),
         num_classes=document["num_classes"],
         in_chans=document["in_chans"],
     )
