@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import errno
+import io
 import os
 import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -69,8 +72,49 @@ def test_a_key_called_model_does_not_hide_the_tensors(state, tmp_path: Path):
 def test_float_types(tmp_path: Path, dtype: str):
     tensor = torch.tensor([1.5, -2.0]).to(getattr(torch, dtype))
     array = pickles.read(save({"x": tensor}, tmp_path / "a.pth"))["x"]
-    assert array.dtype == ("float32" if dtype == "bfloat16" else dtype)
+    assert array.dtype.name == dtype
     np.testing.assert_array_equal(array, [1.5, -2.0])
+
+
+def test_a_transposed_bfloat16_tensor(tmp_path: Path):
+    tensor = torch.arange(6.0).reshape(2, 3).t().to(torch.bfloat16)
+    array = pickles.read(save({"x": tensor}, tmp_path / "a.pth"))["x"]
+    np.testing.assert_array_equal(array.astype(np.float32), [[0, 3], [1, 4], [2, 5]])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "int64"])
+def test_what_is_written_is_what_torch_writes(tmp_path: Path, dtype: str):
+    tensors = {
+        "b": np.arange(6)
+        .reshape(2, 3)
+        .astype(dtype if dtype != "bfloat16" else ml_dtypes.bfloat16),
+        "a": np.array(7, np.int64),
+    }
+    tensors["b"].flags.writeable = False
+    path = tmp_path / "a.pth"
+    with open(path, "wb") as file:
+        pickles.write(file, tensors)
+    state = torch.load(path, weights_only=True)
+    assert type(state) is dict
+    assert list(state) == ["b", "a"]
+    assert (state["b"].dtype, state["a"].shape) == (getattr(torch, dtype), ())
+    assert state["b"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    read = pickles.read(path)
+    for key, array in tensors.items():
+        assert read[key].dtype == array.dtype
+        np.testing.assert_array_equal(read[key], array)
+
+
+def test_a_write_that_fails_says_why(tmp_path: Path):
+    class FullDisk(io.BytesIO):
+        def write(self, content: Any) -> int:
+            if self.tell() > 50_000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(content)
+
+    with pytest.raises(OSError, match="No space left") as info:
+        pickles.write(FullDisk(), {"x": np.zeros(100_000, np.float32)})
+    assert info.value.errno == errno.ENOSPC
 
 
 def test_parameters_and_shared_views_are_tensors(tmp_path: Path):

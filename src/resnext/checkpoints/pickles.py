@@ -1,4 +1,4 @@
-"""[torch] The only reader of pickled checkpoints: tensors, never code.
+"""[torch] The only reader and writer of pickled checkpoints: tensors, no code.
 
 `torch.load(weights_only=True)` runs no code from the file, and there is no fallback to
 anything else. A file in the zip format is mapped, not read: only tensors that are used
@@ -12,8 +12,9 @@ import os
 import re
 import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -36,8 +37,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
         path: A regular file (a FIFO would be waited for).
 
     Returns:
-        The tensors under the names they have in the file; float16, float32 or float64,
-        bfloat16 as float32; other types as they are.
+        The tensors under the names and in the types they have in the file.
 
     Raises:
         ModelFileError: Not a checkpoint, or it holds anything but tensors where the
@@ -50,6 +50,26 @@ def read(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
         # Strides of zero make a tensor of any size out of a single number.
         raise ModelFileError(f"{path}: its tensors claim {claimed} bytes, the file has {size}")
     return {key: _array(path, key, tensor) for key, tensor in state.items()}
+
+
+def write(file: BinaryIO, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Write a `state_dict`, as `torch.save(model.state_dict(), file)` does.
+
+    Args:
+        file: Open for writing.
+        tensors: By name, in the order to keep.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    state = {key: _tensor(array) for key, array in tensors.items()}
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:
+        # Where a write fails, torch reports the position it did not reach.
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
 
 
 def _load(path: str | os.PathLike[str]) -> object:
@@ -104,13 +124,22 @@ def _unwrap(path: str | os.PathLike[str], content: object) -> dict[str, torch.Te
 def _array(path: str | os.PathLike[str], key: str, tensor: torch.Tensor) -> npt.NDArray[Any]:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
         raise ModelFileError(f"{path}: {key} is sparse, quantized or without values")
-    if tensor.dtype == torch.bfloat16:
-        tensor = tensor.float()  # numpy has no bfloat16
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:  # which numpy knows by ml_dtypes only
+        return np.asarray(tensor.view(torch.int16)).view(ml_dtypes.bfloat16)
     try:
-        array: npt.NDArray[Any] = np.asarray(tensor.detach())
+        array: npt.NDArray[Any] = np.asarray(tensor)
     except TypeError as error:
         raise ModelFileError(f"{path}: {key} is {tensor.dtype}, which cannot be read") from error
     return array
+
+
+def _tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+    if not array.flags.writeable:
+        array = array.copy()  # a tensor of what is read-only would be a way around that
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def _culprit(error: Exception) -> str:
