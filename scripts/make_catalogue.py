@@ -28,9 +28,14 @@ PAGE = ROOT / "docs" / "models.md"
 
 Record = Mapping[str, Any]
 
-# What no plain `.pth` or `.safetensors` reader can load, or no user could classify with.
-# docs/models.md, "What is left out", gives the reason for each.
-LEFT_OUT = ("facebookresearch/ResNeXt", "open-mmlab pretrain/third_party (detection backbones)")
+# What no plain `.pth` or `.safetensors` reader can load, no user could classify with, or is
+# another network. docs/models.md, "What is left out", gives the reason for each.
+LEFT_OUT = (
+    "facebookresearch/ResNeXt",
+    "open-mmlab pretrain/third_party (detection backbones)",
+    "torch.hub NVIDIA/DeepLearningExamples:torchhub nvidia_se_resnext101_32x4d",
+)
+OTHER_NETWORKS = re.compile(r"(bat_|csp|eca_|gc|legacy_|se_).*|(se)?resnext26ts")
 
 # Licences are written by hand in the records: the part that is an identifier.
 LICENSES = {
@@ -56,7 +61,9 @@ TAGS = {
 # Where timm measured a file far from what its publisher states, the note says so.
 NOTEWORTHY_GAP = 0.3  # points of top-1
 
+TIMM = "https://github.com/huggingface/pytorch-image-models"  # where a record names no home
 RSB = "ResNet strikes back (arXiv:2110.00476)"
+IN12K = "ImageNet-12k (timm's choice of 11,821 classes) with a recipe after Swin Transformer's"
 REPOSITORY = "The licence is that of the repository."
 TAG_NOTES = {
     "a1_in1k": f"Recipe A1 of {RSB}.",
@@ -64,9 +71,18 @@ TAG_NOTES = {
     "a2_in1k": f"Recipe A2 of {RSB}.",
     "a3_in1k": f"Recipe A3 of {RSB}, trained at 160 px.",
     "c1_in1k": f"Recipe C1 of {RSB}: SGD with Nesterov momentum and adaptive gradient clipping.",
+    "ah_in1k": f"Recipe derived from A1 of {RSB}, with heavier augmentation.",
     "ra_in1k": "timm's RandAugment recipe.",
+    "racm_in1k": "timm's RandAugment recipe with mixup and CutMix.",
     "bt_in1k": "timm's bag-of-tricks recipe.",
     "gluon_in1k": "Ported from GluonCV by timm.",
+    "sw_in12k": (
+        f"Trained on {IN12K}: to fine-tune, and for embeddings. Its classes are numbered here;"
+        " timm's `ImageNetInfo('imagenet-12k')` names them in the same order."
+    ),
+    "sw_in12k_ft_in1k": f"Trained on {IN12K}, fine-tuned on ImageNet-1k.",
+    "sw_in12k_ft_in1k_288": f"Trained on {IN12K}, fine-tuned on ImageNet-1k at 288 px.",
+    "sw_in12k_ft_in1k_384": f"Trained on {IN12K}, fine-tuned on ImageNet-1k at 384 px.",
     "tv_in1k": f"torchvision's IMAGENET1K_V1. {REPOSITORY}",
     "tv2_in1k": f"torchvision's IMAGENET1K_V2. {REPOSITORY}",
     "fb_wsl_ig1b_ft_in1k": (
@@ -117,13 +133,24 @@ TRAIN_SIZES = {"resnext101_64x4d.tv_in1k": 176}
 
 
 def read_rows(records: Iterable[Record]) -> list[WeightSpec]:
-    """Return one row per distinct file of plain ResNeXt weights, in the catalogue's order."""
-    plain = [r for r in records if r["group"] == "plain" and r["source"] not in LEFT_OUT]
-    by_url: dict[str, list[Record]] = {}
-    for record in plain:
-        by_url.setdefault(record["url"], []).append(record)
-    rows = [make_row(same) for same in by_url.values()]
-    return sorted(rows, key=lambda row: (row.params, -(row.top1 or 0), row.name))
+    """Return one row per distinct file of the family's weights, in the catalogue's order."""
+    by_place: dict[str, list[Record]] = {}
+    for record in filter(is_ours, records):
+        by_place.setdefault(record["url"] or record["hf_hub_id"], []).append(record)
+    rows = [make_row(same) for same in by_place.values()]
+
+    def order(row: WeightSpec) -> tuple[int, str, float, str]:
+        size = arch.num_params(arch.parse(row.architecture))
+        return (size, row.architecture, -(row.top1 or 0), row.name)
+
+    return sorted(rows, key=order)
+
+
+def is_ours(record: Record) -> bool:
+    """Tell whether a record is of a network that `arch` knows, in a file that can be read."""
+    of_family = record["group"] in ("plain", "variant")
+    left_out = record["source"] in LEFT_OUT or OTHER_NETWORKS.fullmatch(record["model"])
+    return of_family and not left_out
 
 
 def make_row(records: list[Record]) -> WeightSpec:
@@ -138,7 +165,8 @@ def make_row(records: list[Record]) -> WeightSpec:
     preprocess = make_preprocess(record)
     result, rest = pick_result(record, preprocess)
     license = LICENSES[(timm or record)["license"]]
-    params = arch.num_params(arch.parse(architecture))
+    num_classes = record["num_classes"]
+    params = arch.num_params(arch.parse(architecture, num_classes=num_classes))
     if any(r["param_count"] not in (None, params) for r in records):
         raise SystemExit(f"{name}: {[r['param_count'] for r in records]} parameters, not {params}")
     return WeightSpec(
@@ -153,8 +181,9 @@ def make_row(records: list[Record]) -> WeightSpec:
         top5=result.get("top5"),
         accuracy_source=name_source(result),
         params=params,
+        num_classes=num_classes,
         aliases=tuple(make_aliases(architecture, tag, record, timm)),
-        origin_url=record["origin_url"],
+        origin_url=record["origin_url"] or TIMM,
         notes=make_note(name, result, rest),
     )
 
@@ -211,6 +240,8 @@ def make_files(record: Record, timm: Record | None) -> Iterable[WeightFile]:
         )
     layouts = {"MMPretrain": "mmpretrain", "Cadene/pretrained-models.pytorch": "cadene"}
     url = record["url"]
+    if url is None:
+        return
     yield WeightFile(
         filename=url.rsplit("/", 1)[1],
         format="pth",
@@ -312,6 +343,8 @@ def _weight_line(row: WeightSpec) -> tuple[str, ...]:
 
 
 def _accuracy(row: WeightSpec) -> str:
+    if row.num_classes != 1000:
+        return f"{row.num_classes:,} classes"
     if row.top1 is None or row.top5 is None:
         return "unpublished"
     return f"{row.top1:.2f} / {row.top5:.2f}"

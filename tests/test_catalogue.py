@@ -31,8 +31,20 @@ DEFAULTS = {
     "resnext101_32x8d": ("resnext101_32x8d.tv2_in1k", 82.834, 224),
     "resnext101_64x4d": ("resnext101_64x4d.tv_in1k", 83.246, 224),
     "resnext152_32x4d": ("resnext152_32x4d.mm_in1k", 78.88, 224),
+    "seresnext26d_32x4d": ("seresnext26d_32x4d.bt_in1k", 78.816, 288),
+    "seresnext26t_32x4d": ("seresnext26t_32x4d.bt_in1k", 78.736, 288),
+    "seresnext50_32x4d": ("seresnext50_32x4d.racm_in1k", 82.186, 288),
+    "seresnext101_32x4d": ("seresnext101_32x4d.gluon_in1k", 80.886, 224),
+    "seresnext101_32x8d": ("seresnext101_32x8d.ah_in1k", 84.192, 288),
+    "seresnext101_64x4d": ("seresnext101_64x4d.gluon_in1k", 80.884, 224),
+    "seresnext101d_32x8d": ("seresnext101d_32x8d.ah_in1k", 84.38, 288),
+    "seresnextaa101d_32x8d": ("seresnextaa101d_32x8d.sw_in12k_ft_in1k_288", 86.722, 320),
+    "seresnextaa201d_32x8d": ("seresnextaa201d_32x8d.sw_in12k_ft_in1k_384", 87.304, 384),
+    "skresnext50_32x4d": ("skresnext50_32x4d.ra_in1k", 80.168, 224),
 }
 WITHOUT_DEFAULT = ("resnext101_32x16d", "resnext101_32x32d", "resnext101_32x48d")
+IN12K = ["seresnextaa101d_32x8d.sw_in12k", "seresnextaa201d_32x8d.sw_in12k"]
+VARIANTS = [row for row in ROWS if row.architecture.startswith(("se", "sk"))]
 
 
 def load_script() -> ModuleType:
@@ -48,13 +60,15 @@ def load_script() -> ModuleType:
 
 
 def test_the_number_of_rows_and_architectures() -> None:
-    assert len(ROWS) == 36
+    assert (len(ROWS), len(VARIANTS)) == (51, 15)
     assert {row.architecture for row in ROWS} == {*DEFAULTS, *WITHOUT_DEFAULT}
 
 
 @every_row
 def test_params_are_those_of_the_architecture(row: WeightSpec) -> None:
-    assert row.params == arch.num_params(arch.parse(row.architecture))
+    spec = arch.parse(row.architecture, num_classes=row.num_classes)
+    assert row.params == arch.num_params(spec)
+    assert row.num_classes == (11821 if row.name in IN12K else 1000)
 
 
 @every_row
@@ -83,7 +97,8 @@ def test_files_are_safe_to_fetch(row: WeightSpec) -> None:
             assert re.fullmatch(r"[0-9a-f]{8}", file.sha256_prefix)
             assert file.sha256_prefix in file.filename
     formats = [file.format for file in row.files]
-    assert formats in (["safetensors", "pth"], ["pth"])  # what needs no torch first
+    # What needs no torch comes first.
+    assert formats in (["safetensors", "pth"], ["safetensors"], ["pth"])
 
 
 @every_row
@@ -102,9 +117,15 @@ def test_only_these_rows_have_no_accuracy_no_hash_or_no_source() -> None:
     def names(rows: list[WeightSpec]) -> list[str]:
         return [row.name for row in rows]
 
-    assert names([r for r in ROWS if r.top1 is None]) == ["resnext101_32x4d.nv_amp_in1k"]
+    assert names([r for r in ROWS if r.top1 is None]) == ["resnext101_32x4d.nv_amp_in1k", *IN12K]
     assert names([r for r in ROWS if not any(f.sha256_prefix for f in r.files)]) == [
+        "skresnext50_32x4d.ra_in1k",
         "resnext101_32x4d.nv_amp_in1k",
+        "seresnextaa101d_32x8d.sw_in12k_ft_in1k_288",
+        "seresnextaa101d_32x8d.sw_in12k_ft_in1k",
+        "seresnextaa101d_32x8d.sw_in12k",
+        "seresnextaa201d_32x8d.sw_in12k_ft_in1k_384",
+        "seresnextaa201d_32x8d.sw_in12k",
         "resnext101_32x48d.fb_fixres320_v2_in1k",
         "resnext101_32x48d.fb_fixres320_in1k",
     ]
@@ -159,6 +180,22 @@ def test_a_bare_name_never_means_a_non_commercial_license(name: str) -> None:
     assert name not in catalogue.defaults()
 
 
+@pytest.mark.parametrize("name", IN12K)
+def test_other_classes_than_those_of_imagenet1k_are_never_the_default(name: str) -> None:
+    row = catalogue.find(name)
+    assert (row.top1, row.top5, row.accuracy_source) == (None, None, "unpublished")
+    assert "numbered" in row.notes
+    default = catalogue.default_for(row.architecture)
+    assert default.num_classes == 1000 and default.top1 is not None
+    assert row.name in [r.name for r in ROWS if r.architecture == row.architecture]
+
+
+def test_rows_of_one_architecture_stand_together() -> None:
+    names = [row.architecture for row in ROWS]
+    changes = sum(before != after for before, after in zip(names, names[1:], strict=False))
+    assert changes == len(set(names)) - 1
+
+
 def test_a_name_without_weights() -> None:
     with pytest.raises(ModelNotFoundError, match="no public weights of resnext26_32x4d are known"):
         catalogue.find("resnext26_32x4d")
@@ -167,6 +204,9 @@ def test_a_name_without_weights() -> None:
     assert "path of a ResNet checkpoint" in info.value.hint
     with pytest.raises(ModelNotFoundError, match="resnext50d_1x64d is ResNet-50D,"):
         catalogue.find("ResNeXt50d-1x64d")
+    # SE-ResNet is none of ours to speak of.
+    with pytest.raises(ModelNotFoundError, match="weights of seresnext50_1x64d are known"):
+        catalogue.find("seresnext50_1x64d")
     with pytest.raises(ModelNotFoundError, match="is no architecture"):
         catalogue.default_for("resnet50")
 
@@ -178,6 +218,10 @@ def test_a_name_without_weights() -> None:
         ("resnext50_32x4d.a1h", "resnext50_32x4d.a1h_in1k"),
         ("resnext101_32x8d.IMAGENET1K_V3", "resnext101_32x8d.IMAGENET1K_V2"),
         ("swsl_resnext50", "swsl_resnext50_32x4d"),
+        ("seresnet50_32x4d", "did you mean seresnext50_32x4d"),
+        ("seresnextaa101d_32x8", "did you mean seresnextaa101d_32x8d"),
+        ("legacy_seresnext101_32x4d", "did you mean seresnext101_32x4d"),
+        ("skresnext50_32x4d.ra2", "did you mean skresnext50_32x4d.ra_in1k"),
         ("timm/resnext50_32x4d.a1h_in21k", "resnext50_32x4d.a1h_in1k"),
         # The README and the hubconf of FixRes disagree about which weights this is.
         ("fixresnext101_32x48d", "FixResNeXt101_32x48d_v2"),
@@ -218,9 +262,9 @@ def test_the_48d_network_is_known() -> None:
 @every_row
 def test_an_alias_means_the_architecture_it_names(row: WeightSpec) -> None:
     for alias in row.aliases:
-        numbers = re.search(r"(\d+)[_-](\d+x\d+d)", alias.lower())
+        numbers = re.search(r"(?:^|_)((?:fix)?(?:se)?resnext\d+)[_-](\d+x\d+d)", alias.lower())
         assert numbers is not None
-        assert row.architecture == f"resnext{numbers[1]}_{numbers[2]}"
+        assert row.architecture == f"{numbers[1].removeprefix('fix')}_{numbers[2]}"
 
 
 @pytest.mark.parametrize("kind", ["ssl", "swsl"])
@@ -289,6 +333,8 @@ def test_the_errors_of_the_pytorch_hub_page() -> None:
         ("resnext101_64x4d.IMAGENET1K_V1", "resnext101_64x4d.tv_in1k"),
         ("ResNeXt101_64X4D_Weights.DEFAULT", "resnext101_64x4d.tv_in1k"),
         ("gluon_resnext101_64x4d", "resnext101_64x4d.gluon_in1k"),
+        ("gluon_seresnext101_64x4d", "seresnext101_64x4d.gluon_in1k"),
+        ("timm/seresnextaa101d_32x8d.sw_in12k", "seresnextaa101d_32x8d.sw_in12k"),
         ("resnext152-32x4d_8xb32_in1k", "resnext152_32x4d.mm_in1k"),
         (" timm/resnext50d_32x4d.bt_in1k ", "resnext50d_32x4d.bt_in1k"),
     ],
@@ -312,6 +358,21 @@ def test_torchvision_agrees(enum: str) -> None:
         assert row.params == weights.meta["num_params"]
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize("row", VARIANTS, ids=lambda row: row.name)
+def test_timm_agrees(row: WeightSpec) -> None:
+    config = pytest.importorskip("timm.models").get_pretrained_cfg(row.name)
+    size = (config.test_input_size or config.input_size)[-1]
+    crop_pct = config.test_crop_pct or config.crop_pct
+    assert (row.preprocess.input_size, row.preprocess.resize) == (size, int(size / crop_pct))
+    assert row.preprocess.interpolation == config.interpolation
+    assert (row.preprocess.mean, row.preprocess.std) == (config.mean, config.std)
+    assert (row.train_size, row.num_classes) == (config.input_size[-1], config.num_classes)
+    assert row.license == (config.license or "apache-2.0")
+    assert [file.url for file in row.files if file.url] == [config.url][: bool(config.url)]
+    assert row.files[0].hub_id == config.hf_hub_id
+
+
 def test_layouts_and_sizes_of_the_other_publishers() -> None:
     layouts = {row.tag: row.files[-1].key_layout for row in ROWS}
     assert layouts["mm_in1k"] == "mmpretrain" and layouts["cadene_in1k"] == "cadene"
@@ -328,6 +389,13 @@ def test_layouts_and_sizes_of_the_other_publishers() -> None:
 def test_identify_by_hash() -> None:
     row = catalogue.identify("1A0047AA" + 56 * "0")
     assert row is not None and row.name == "resnext50_32x4d.tv2_in1k"
+    # The tensors of both are alike; the hash is what tells them apart.
+    for prefix, name in (
+        ("191d7b94", "seresnext101d_32x8d"),
+        ("83c8ae12", "seresnextaa101d_32x8d"),
+    ):
+        row = catalogue.identify(prefix + 56 * "0")
+        assert row is not None and row.name == f"{name}.ah_in1k"
     assert catalogue.identify(64 * "0") is None
 
 
@@ -348,12 +416,62 @@ def test_search_by_license() -> None:
     assert all(row.commercial for row in catalogue.search(license="commercial"))
     assert all(row.license == "apache-2.0" for row in catalogue.search(license="Apache-2.0"))
     both = [catalogue.search(license=word) for word in ("commercial", "non-commercial")]
-    assert sorted(map(len, both)) == [17, 19] and set(both[0] + both[1]) == set(ROWS)
+    assert sorted(map(len, both)) == [17, 34] and set(both[0] + both[1]) == set(ROWS)
     assert catalogue.search("101_32x16d", license="commercial") == ()
     with pytest.raises(
         ConfigError, match="license is 'gpl'; expected one of apache-2.0.*, commercial"
     ):
         catalogue.search(license="gpl")
+
+
+def test_list_architectures() -> None:
+    names = catalogue.list_models()
+    assert sorted(names) == sorted({*DEFAULTS, *WITHOUT_DEFAULT})
+    assert catalogue.list_models("resnext*") == [
+        "resnext50_32x4d",
+        "resnext50d_32x4d",
+        "resnext101_32x4d",
+        "resnext101_32x8d",
+        "resnext101_32x16d",
+        "resnext101_32x32d",
+        "resnext101_32x48d",
+        "resnext101_64x4d",
+        "resnext152_32x4d",
+    ]
+    assert names == [*catalogue.list_models("resnext*"), *catalogue.list_models("s*")]
+    assert catalogue.list_models("SEResNeXtAA") == [
+        "seresnextaa101d_32x8d",
+        "seresnextaa201d_32x8d",
+    ]
+    assert catalogue.list_models("*26?_32x4d") == ["seresnext26d_32x4d", "seresnext26t_32x4d"]
+    assert catalogue.list_models("resnet*") == []
+
+
+def test_list_weights() -> None:
+    assert sorted(catalogue.list_models(pretrained=True)) == sorted(row.name for row in ROWS)
+    assert catalogue.list_models("seresnextaa*", pretrained=True) == [
+        "seresnextaa101d_32x8d.ah_in1k",
+        "seresnextaa101d_32x8d.sw_in12k",
+        "seresnextaa101d_32x8d.sw_in12k_ft_in1k",
+        "seresnextaa101d_32x8d.sw_in12k_ft_in1k_288",
+        "seresnextaa201d_32x8d.sw_in12k",
+        "seresnextaa201d_32x8d.sw_in12k_ft_in1k_384",
+    ]
+    # An alias finds the weights it means, and no architecture.
+    assert catalogue.list_models("swsl_*50*", pretrained=True) == [
+        "resnext50_32x4d.fb_swsl_ig1b_ft_in1k"
+    ]
+    assert catalogue.list_models("swsl_*50*") == []
+    assert catalogue.list_models("nothing", pretrained=True) == []
+
+
+@pytest.mark.parametrize("license", ["commercial", "non-commercial", "bsd-3-clause"])
+def test_list_by_license_as_search_does(license: str) -> None:
+    rows = catalogue.search(license=license)
+    assert set(catalogue.list_models(pretrained=True, license=license)) == {r.name for r in rows}
+    assert set(catalogue.list_models(license=license)) == {r.architecture for r in rows}
+    with pytest.raises(ConfigError, match="license is 'gpl'"):
+        catalogue.list_models(license="gpl")
 
 
 def test_imagenet_labels() -> None:
@@ -404,6 +522,28 @@ def test_the_asset_is_what_the_script_makes_of_the_records() -> None:
         pytest.skip(f"the collected records are not at {FACTS}")
     records = json.loads((FACTS / "pretrained.json").read_text(encoding="utf-8"))
     assert tuple(load_script().read_rows(records)) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("model", "ours"),
+    [
+        ("seresnextaa201d_32x8d", True),
+        ("seresnext26t_32x4d", True),
+        ("resnext26ts", False),
+        ("seresnext26ts", False),
+        ("bat_resnext26ts", False),
+        ("gcresnext50ts", False),
+        ("cspresnext50", False),
+        ("legacy_seresnext50_32x4d", False),
+        ("se_resnext50_32x4d", False),
+    ],
+)
+def test_which_records_become_rows(model: str, ours: bool) -> None:
+    script = load_script()
+    record = {"group": "variant", "source": "timm", "model": model}
+    assert script.is_ours(record) == ours
+    assert not script.is_ours({**record, "group": "quantized"})
+    assert not script.is_ours({**record, "source": script.LEFT_OUT[-1]})
 
 
 def test_loading_brings_in_no_heavy_module() -> None:

@@ -53,6 +53,16 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod.", "model."])
+@pytest.mark.parametrize("name", ["seresnext26t_32x4d", "skresnext50_32x4d"])
+def test_keys_of_the_variants_keep_their_names(name: str, prefix: str):
+    keys = tuple(arch.tensor_shapes(arch.parse(name)))
+    assert keymaps.detect(prefix + key for key in keys) == "torchvision"
+    assert keymaps.to_torchvision(prefix + key for key in keys) == {
+        key: prefix + key for key in keys
+    }
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model."])
 def test_every_key_of_every_layout_gets_our_name(layout: str, prefix: str):

@@ -3,7 +3,8 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from networks import random_tensors, relative_error
 
 from resnext import arch, catalogue, modelfile
 from resnext.checkpoints import reader
@@ -128,6 +130,10 @@ def drop(tensors: Tensors) -> None:
 
 
 def add(tensors: Tensors) -> None:
+    tensors["layer1.0.squeeze.expand.weight"] = np.zeros(3, np.float32)
+
+
+def excite(tensors: Tensors) -> None:
     tensors["layer1.0.se.fc1.weight"] = np.zeros(3, np.float32)
 
 
@@ -148,7 +154,8 @@ def no_resnext(tensors: Tensors) -> None:
     ("damage", "match"),
     [
         (drop, r"missing or of another shape: layer1\.0\.bn2\.bias"),
-        (add, r"1 unexpected, such as layer1\.0\.se\.fc1\.weight"),
+        (add, r"1 unexpected, such as layer1\.0\.squeeze\.expand\.weight"),
+        (excite, "these tensors are not a ResNeXt: attention is 'se'"),
         (reshape, r"layer2\.1\.conv1\.weight"),
         (not_finite, r"1 tensors hold NaN or infinity: layer2\.0\.conv2\.weight"),
         (no_resnext, "these tensors are not a ResNeXt"),
@@ -172,6 +179,80 @@ def test_published_file_is_known_by_its_hash(monkeypatch, tensors: Tensors, tmp_
     assert local.document.metrics["top1"] == row.top1
     with pytest.raises(ModelFileError, match="the tensors are not resnext50_32x4d's"):
         read_tensors(local)
+
+
+def test_row_of_an_anti_aliased_network(tmp_path: Path):
+    row = catalogue.find("seresnextaa101d_32x8d.ah_in1k")
+    path = tmp_path / "net.safetensors"
+    local = reader.open_row(row, path, format="safetensors", sha256="0" * 64)
+    assert local.document.architecture == arch.parse("seresnextaa101d_32x8d")
+    assert local.document.labels == catalogue.imagenet1k()
+
+
+def test_row_of_other_classes_than_those_of_imagenet1k():
+    document = reader.row_document(catalogue.find("seresnextaa101d_32x8d.sw_in12k"))
+    assert document.architecture.num_classes == len(document.labels.class_names) == 11821
+    assert document.labels.class_names[11820] == "class_11820"
+    assert document.labels.synset_ids is None and "top1" not in document.metrics
+
+
+def test_bare_tensors_are_read_without_anti_aliasing_and_that_is_said(tmp_path: Path):
+    spec = arch.parse("seresnext26d_1x1d", num_classes=3)
+    document = open_path(save(make_tensors(spec), tmp_path / "net.safetensors")).document
+    assert document.architecture == spec
+    assert document.provenance["assumed"]["architecture"] == (
+        "from the shapes of the tensors, which are also those of seresnextaa26d_1x1d"
+    )
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread: for tiny layers, two wait for each other when others work."""
+    torch = pytest.importorskip("torch")
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(count)
+
+
+@pytest.mark.torch
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("name", "widths"),
+    [
+        ("seresnext26d_32x4d", {"cardinality": 2, "base_width": 4}),
+        ("seresnext26t_32x4d", {"cardinality": 2, "base_width": 4}),
+        ("seresnextaa101d_32x8d", {"cardinality": 2, "base_width": 1}),
+        ("skresnext50_32x4d", {"cardinality": 2, "base_width": 4}),
+    ],
+)
+def test_folder_that_timm_wrote_gives_timms_logits(
+    name: str, widths: dict[str, int], tmp_path: Path
+):
+    torch, timm = pytest.importorskip("torch"), pytest.importorskip("timm")
+    from resnext.modules import filled
+    from resnext.network import ResNeXt
+
+    spec = replace(arch.parse(name), num_classes=5, **widths)
+    tensors = random_tensors(spec, seed=0)
+    theirs = timm.create_model(name, num_classes=5, **widths).eval()
+    state = {key: torch.from_numpy(tensor) for key, tensor in tensors.items()}
+    theirs.load_state_dict(theirs.state_dict() | state)
+    timm.models.save_for_hf(theirs, tmp_path, safe_serialization=True)
+
+    local = open_path(tmp_path)
+    assert local.document.architecture == spec
+    read = read_tensors(local)
+    image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 3, 96, 96))).float()
+    with torch.inference_mode():
+        expected = theirs(image).numpy()
+        found = filled(lambda: ResNeXt(spec), read).eval()(image).numpy()
+    assert relative_error(found, expected) < 1e-5
+    if spec.antialias:  # the name matters
+        plain = replace(spec, antialias=False)
+        with torch.inference_mode():
+            wrong = filled(lambda: ResNeXt(plain), read).eval()(image).numpy()
+        assert relative_error(wrong, expected) > 1e-2
 
 
 def make_fifo(path: Path) -> None:
@@ -287,8 +368,8 @@ def test_timm_folder(tensors: Tensors, tmp_path: Path):
         document = open_path(path).document
         assert document.preprocess.input_size == 48
         assert "assumed" not in document.provenance
-    write_timm(tmp_path, tensors, architecture="resnetaa50d")
-    refused(tmp_path, "'resnetaa50d' is not a plain ResNeXt")
+    write_timm(tmp_path, tensors, architecture="resnetblur50")
+    refused(tmp_path, "'resnetblur50' is not a known ResNeXt")
     (tmp_path / "config.json").write_text("[]")
     refused(tmp_path, "config.json beside it is not a JSON object")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,6 +49,20 @@ def test_published_configuration():
     assert document.preprocess == PreprocessSpec(
         input_size=288, resize=288, interpolation="bicubic"
     )
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", catalogue.list_models("s[ek]*", pretrained=True))
+def test_what_timm_states_agrees_with_the_catalogue(name: str):
+    config = pytest.importorskip("timm.models").get_pretrained_cfg(name).to_dict()
+    architecture, _, tag = name.partition(".")
+    row = catalogue.find(name)
+    spec = arch.parse(architecture, num_classes=row.num_classes)
+    seen = replace(spec, antialias=False)
+    document = timmconfig.document({"architecture": architecture, "pretrained_cfg": config}, seen)
+    assert (document.architecture, document.name) == (spec, name)
+    assert document.preprocess == row.preprocess
+    assert len(document.labels.class_names) == row.num_classes
 
 
 def test_configuration_agrees_with_the_catalogue():
@@ -108,16 +123,57 @@ def test_odd_documents_are_refused():
         ("resnet101d", "resnext101d_1x64d"),
         ("wide_resnet50_2", "resnext50_1x128d"),
         ("resnext101_32x8d", "resnext101_32x8d"),
+        *((name, name) for name in catalogue.list_models("s*")),
     ],
 )
 def test_names_of_the_family(name: str, ours: str):
-    timmconfig.document({**A1H, "architecture": name}, arch.parse(ours))
+    spec = arch.parse(ours)
+    # What the tensors say, of which none is of the anti-aliasing.
+    seen = arch.infer(arch.tensor_shapes(spec))
+    document = timmconfig.document({**A1H, "architecture": name}, seen)
+    assert document.architecture == spec
 
 
-@pytest.mark.parametrize("name", ["resnetaa50d", "seresnext50_32x4d", "resnetblur50", "", "vit"])
+def test_the_name_tells_anti_aliasing():
+    plain = arch.parse("seresnext101d_32x8d", num_classes=11821)
+    config = {**A1H, "architecture": "seresnextaa101d_32x8d"}
+    found = timmconfig.document(config, plain).architecture
+    assert found == replace(plain, antialias=True)
+    assert timmconfig.document(config, plain).labels.class_names[-1] == "class_11820"
+    with pytest.raises(
+        ModelFileError, match="says seresnextaa101d_32x8d, the tensors are seresnext101_32x8d's"
+    ):
+        timmconfig.document(config, arch.parse("seresnext101_32x8d"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "gcresnext50ts",
+        "legacy_seresnext50_32x4d",
+        "resnetblur50",
+        "seresnext26ts",
+        "skresnet50",
+        "skresnextaa50_32x4d",
+        "vit",
+    ],
+)
 def test_lookalikes_are_refused(name: str):
-    with pytest.raises(ModelFileError, match="is not a plain ResNeXt"):
+    with pytest.raises(ModelFileError, match="is not a known ResNeXt"):
         timmconfig.document({**A1H, "architecture": name}, SPEC)
+
+
+def test_widths_that_differ_from_the_name():
+    spec = arch.parse("seresnext26d_2x8d")
+    config = {**A1H, "architecture": "seresnext26d_32x4d"}
+    arguments = {"cardinality": 2, "base_width": 8}
+    document = timmconfig.document({**config, "model_args": arguments}, spec)
+    # A tag would promise the published weights.
+    assert (document.architecture, document.name) == (spec, "seresnext26d_2x8d")
+    for wrong in ({}, {"cardinality": 2}, {"cardinality": 0}, {"base_width": "8"}):
+        with pytest.raises(ModelFileError):
+            timmconfig.document({**config, "model_args": wrong}, spec)
 
 
 def test_arguments_that_change_the_function_are_refused():

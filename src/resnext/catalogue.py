@@ -1,6 +1,6 @@
 """Which public weights exist, what they are called and how each is run.
 
-One row per distinct file of plain ResNeXt weights, from `assets/catalogue.json`, which
+One row per distinct file of weights of the family, from `assets/catalogue.json`, which
 `scripts/make_catalogue.py` writes. A row runs at its test size, never at its training
 size, and its accuracy is the one published for exactly that preprocessing. A bare
 architecture name means the most accurate row whose licence allows commercial use; any
@@ -10,7 +10,8 @@ other licence has to be asked for by full name. `docs/models.md` shows all rows.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
 from functools import cache
@@ -69,6 +70,8 @@ class WeightSpec:
         top5: The same for top-5.
         accuracy_source: Who published the accuracy.
         params: Number of trainable parameters.
+        num_classes: Number of logits; other than 1000 they are not ImageNet-1k's classes, and
+            nameless.
         aliases: Names that other tools give to these weights.
         origin_url: Home of the people who trained it.
         notes: What one should know before using it.
@@ -85,6 +88,7 @@ class WeightSpec:
     top5: float | None
     accuracy_source: str
     params: int
+    num_classes: int = 1000
     aliases: tuple[str, ...]
     origin_url: str
     notes: str
@@ -241,18 +245,56 @@ def search(pattern: str = "*", *, license: str | None = None) -> tuple[WeightSpe
     Raises:
         ConfigError: No row has such a licence.
     """
-    glob = _fold(pattern)
-    if not set(glob) & set("*?["):
-        glob = f"*{glob}*"
-    rows = _with_license(license) if license is not None else weights()
+    matches = _matcher(pattern)
     return tuple(
         row
-        for row in rows
-        if any(fnmatchcase(_fold(name), glob) for name in (row.name, *row.aliases))
+        for row in _with_license(license)
+        if any(matches(name) for name in (row.name, *row.aliases))
     )
 
 
-def _with_license(license: str) -> tuple[WeightSpec, ...]:
+def list_models(
+    pattern: str = "*", *, pretrained: bool = False, license: str | None = None
+) -> list[str]:
+    """Return the architectures that have public weights, or the weights, by name.
+
+    Args:
+        pattern: Shell pattern for the name, as in `search`; nothing is no error.
+        pretrained: Whether to return full names of weights, also found by their aliases.
+        license: A licence such as `apache-2.0`, or `commercial` or `non-commercial`: only
+            such weights, and architectures that have some.
+
+    Returns:
+        The names in order, `resnext101` after `resnext50`.
+
+    Raises:
+        ConfigError: No weights have such a licence.
+
+    Example:
+        >>> list_models("skresnext*"), list_models("skresnext*", pretrained=True)
+        (['skresnext50_32x4d'], ['skresnext50_32x4d.ra_in1k'])
+    """
+    if pretrained:
+        return sorted((row.name for row in search(pattern, license=license)), key=_natural)
+    names = {row.architecture for row in _with_license(license)}
+    return sorted(filter(_matcher(pattern), names), key=_natural)
+
+
+def _natural(name: str) -> list[str | int]:
+    # Text and digits take turns, so the same places hold the same type.
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def _matcher(pattern: str) -> Callable[[str], bool]:
+    glob = _fold(pattern)
+    if not set(glob) & set("*?["):
+        glob = f"*{glob}*"
+    return lambda name: fnmatchcase(_fold(name), glob)
+
+
+def _with_license(license: str | None) -> tuple[WeightSpec, ...]:
+    if license is None:
+        return weights()
     wanted = license.strip().lower()
     if wanted in ("commercial", "non-commercial"):
         return tuple(row for row in weights() if row.commercial == (wanted == "commercial"))
@@ -308,7 +350,8 @@ def _no_weights(architecture: str) -> ModelNotFoundError:
         spec = arch.parse(architecture)
     except ModelNotFoundError as error:
         return error
-    if (spec.cardinality, spec.base_width) == (1, 64):
+    modified = spec.attention or spec.antialias
+    if (spec.cardinality, spec.base_width) == (1, 64) and not modified:
         return ModelNotFoundError(
             f"{architecture} is ResNet-{spec.depth}{spec.variant.upper()}, and the catalogue"
             " holds weights of ResNeXt only",

@@ -21,14 +21,13 @@ from typing import Any, Literal
 import numpy.typing as npt
 import safetensors
 
-from resnext import arch, catalogue, modelfile
+from resnext import arch, catalogue, modelfile, preprocess
 from resnext.arch import ArchSpec
 from resnext.catalogue import WeightSpec
 from resnext.checkpoints import keymaps, timmconfig
 from resnext.errors import ConfigError, ModelFileError, ModelNotFoundError, closest, import_extra
 from resnext.modelfile import ModelDocument
 from resnext.predictions import Labels
-from resnext.preprocess import PreprocessSpec
 
 Format = Literal["resnext", "safetensors", "pth"]
 Tensors = dict[str, npt.NDArray[Any]]
@@ -142,10 +141,11 @@ def row_document(row: WeightSpec, *, sha256: str = "") -> ModelDocument:
     provenance = {"weights": row.name, "origin_url": row.origin_url, "notes": row.notes}
     if sha256:
         provenance["sha256"] = sha256
+    count = row.num_classes
     return ModelDocument(
         name=row.name,
-        architecture=arch.parse(row.architecture, num_classes=_IMAGENET_CLASSES),
-        labels=catalogue.imagenet1k(),
+        architecture=arch.parse(row.architecture, num_classes=count),
+        labels=catalogue.imagenet1k() if count == _IMAGENET_CLASSES else timmconfig.numbered(count),
         preprocess=row.preprocess,
         license=row.license,
         provenance=provenance,
@@ -246,19 +246,21 @@ def _infer(shapes: Mapping[str, tuple[int, ...]]) -> ArchSpec:
 
 def _assume(path: Path, spec: ArchSpec) -> ModelDocument:
     """Describe a bare `state_dict`, and say what about it is an assumption."""
-    size = spec.input_size
-    resize = size if spec.stem == "cifar" else size * 8 // 7  # 256 for 224
-    preprocess = PreprocessSpec(input_size=size, resize=resize, interpolation="bilinear")
+    usual = preprocess.usual(spec.input_size)
+    structure = "from the shapes of the tensors"
+    if spec.attention == "se":
+        structure += f", which are also those of {replace(spec, antialias=True).name}"
     labels, source = _labels(path, spec.num_classes)
     return ModelDocument(
         name=path.name.removesuffix(suffix_of(path)) or path.name,
         architecture=spec,
         labels=labels,
-        preprocess=preprocess,
+        preprocess=usual,
         provenance={
             "assumed": {
-                "architecture": "from the shapes of the tensors",
-                "preprocess": f"resize {resize}, crop {size}, bilinear, ImageNet mean and std",
+                "architecture": structure,
+                "preprocess": f"resize {usual.resize}, crop {usual.input_size},"
+                f" {usual.interpolation}, ImageNet mean and std",
                 "class_names": source,
             }
         },

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from resnext import arch, catalogue
@@ -20,9 +21,10 @@ from resnext.preprocess import PreprocessSpec
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 # Arguments of timm's constructor that do not change the function, or show in the shapes.
-_HARMLESS_ARGUMENTS = frozenset(
-    "num_classes in_chans global_pool drop_rate drop_path_rate drop_block_rate zero_init_last"
-    " cardinality base_width".split()
+_WIDTHS = ("cardinality", "base_width")
+_HARMLESS_ARGUMENTS = frozenset(_WIDTHS) | frozenset(
+    "num_classes in_chans global_pool drop_rate drop_path_rate drop_block_rate"
+    " zero_init_last".split()
 )
 _RESNET = re.compile(r"(wide_)?resnet(26|50|101|152)(d?)(?:_2)?", re.ASCII)
 _SYNSET_ID = re.compile(r"n\d{8}", re.ASCII)
@@ -31,13 +33,18 @@ _SYNSET_ID = re.compile(r"n\d{8}", re.ASCII)
 def document(config: Mapping[str, Any], spec: ArchSpec) -> ModelDocument:
     """Describe a model by timm's configuration and the architecture its tensors have.
 
+    Args:
+        config: What `config.json` says.
+        spec: What the tensors say. Of anti-aliasing they say nothing, so for that the name in
+            the configuration counts.
+
     Raises:
         ModelFileError: The configuration is of another network than the tensors, or asks
             for a preprocessing we cannot do exactly.
     """
     try:
-        _check_architecture(str(config.get("architecture", "")), spec)
         _check_arguments(config)
+        spec = _architecture(config, spec)
         settings = config.get("pretrained_cfg", config)
         return ModelDocument(
             name=_name(config, settings, spec),
@@ -58,33 +65,39 @@ def numbered(count: int) -> Labels:
     return Labels(tuple(f"class_{index}" for index in range(count)))
 
 
-def _check_architecture(name: str, spec: ArchSpec) -> None:
-    # The tensors alone do not tell: `resnetaa50d` has those of `resnet50d` and blurs in
+def _architecture(config: Mapping[str, Any], spec: ArchSpec) -> ArchSpec:
+    # The tensors alone do not tell: `resnetblur50` has those of `resnet50` and blurs in
     # between. So a name that we do not know is refused even where the tensors fit.
+    name = ours = str(config.get("architecture", ""))
     if match := _RESNET.fullmatch(name):
-        width = 128 if match[1] else 64
-        known = f"resnext{match[2]}{match[3]}_1x{width}d"
-    else:
-        try:
-            known = arch.parse(name).name
-        except ModelNotFoundError as error:
-            raise ModelFileError(f"timm's architecture {name!r} is not a plain ResNeXt") from error
-    if known != spec.name:
+        ours = f"resnext{match[2]}{match[3]}_1x{128 if match[1] else 64}d"
+    try:
+        known = replace(arch.parse(ours), **_widths(config))
+    except ModelNotFoundError as error:
+        raise ModelFileError(f"timm's architecture {name!r} is not a known ResNeXt") from error
+    if replace(known, antialias=False).name != spec.name:
         raise ModelFileError(f"config.json says {name}, the tensors are {spec.name}'s")
+    return replace(spec, antialias=known.antialias)
+
+
+def _widths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was built otherwise than the name says."""
+    arguments = config.get("model_args") or {}
+    return {key: arguments[key] for key in _WIDTHS if key in arguments}
 
 
 def _check_arguments(config: Mapping[str, Any]) -> None:
     arguments = config.get("model_args") or {}
     if unknown := sorted(set(arguments) - _HARMLESS_ARGUMENTS):
         # Another activation or output stride leaves no trace in the tensors.
-        raise ModelFileError(f"timm's model_args has {', '.join(unknown)}: not a plain ResNeXt")
+        raise ModelFileError(f"timm's model_args has {', '.join(unknown)}: not a known ResNeXt")
     for place in (config, arguments):
         if place.get("global_pool", "avg") != "avg":
             raise ModelFileError(f"global_pool is {place['global_pool']!r}; expected 'avg'")
 
 
 def _name(config: Mapping[str, Any], settings: Mapping[str, Any], spec: ArchSpec) -> str:
-    tag = settings.get("tag")
+    tag = None if _widths(config) else settings.get("tag")
     return f"{config.get('architecture', spec.name)}.{tag}" if tag else spec.name
 
 

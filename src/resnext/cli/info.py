@@ -49,10 +49,22 @@ def info(*, model: str, size: int | None, as_json: bool) -> int:
     return 0
 
 
+def _structure(spec: Any) -> str:
+    attention = {"se": "squeeze-and-excitation", "sk": "selective kernels"}
+    channels = "-".join(str(count) for count in spec.stem_channels)
+    parts = [
+        f"{spec.stem} stem of {channels} channels",
+        attention.get(spec.attention),
+        "anti-aliased by average pools" if spec.antialias else None,
+    ]
+    return ", ".join(part for part in parts if part)
+
+
 def _counts(spec: Any, pixels: int) -> list[tuple[str, object]]:
     from resnext import arch
 
     return [
+        ("structure", _structure(spec)),
         ("parameters", f"{arch.num_params(spec):,}"),
         ("MACs", f"{arch.num_macs(spec, pixels):,} at {pixels}x{pixels}"),
         ("embedding", f"{spec.embedding_size} values"),
@@ -68,6 +80,7 @@ def _as_json(facts: Mapping[str, Any], spec: Any, stages: list[Any], pixels: int
     return {
         **facts,
         "architecture": spec.name,
+        "structure": _structure(spec),
         "num_params": arch.num_params(spec),
         "num_macs": arch.num_macs(spec, pixels),
         "input_size": pixels,
