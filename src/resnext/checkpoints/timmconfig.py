@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from resnext import arch, catalogue
+from resnext import catalogue
 from resnext.arch import ArchSpec
-from resnext.errors import ConfigError, ModelFileError, ModelNotFoundError
+from resnext.checkpoints import timmnames
+from resnext.errors import ConfigError, ModelFileError
 from resnext.modelfile import ModelDocument
 from resnext.predictions import Labels
 from resnext.preprocess import PreprocessSpec
@@ -21,12 +22,10 @@ from resnext.preprocess import PreprocessSpec
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 # Arguments of timm's constructor that do not change the function, or show in the shapes.
-_WIDTHS = ("cardinality", "base_width")
-_HARMLESS_ARGUMENTS = frozenset(_WIDTHS) | frozenset(
+_HARMLESS_ARGUMENTS = timmnames.STRUCTURE | frozenset(
     "num_classes in_chans global_pool drop_rate drop_path_rate drop_block_rate"
     " zero_init_last".split()
 )
-_RESNET = re.compile(r"(wide_)?resnet(26|50|101|152)(d?)(?:_2)?", re.ASCII)
 _SYNSET_ID = re.compile(r"n\d{8}", re.ASCII)
 
 
@@ -68,22 +67,11 @@ def numbered(count: int) -> Labels:
 def _architecture(config: Mapping[str, Any], spec: ArchSpec) -> ArchSpec:
     # The tensors alone do not tell: `resnetblur50` has those of `resnet50` and blurs in
     # between. So a name that we do not know is refused even where the tensors fit.
-    name = ours = str(config.get("architecture", ""))
-    if match := _RESNET.fullmatch(name):
-        ours = f"resnext{match[2]}{match[3]}_1x{128 if match[1] else 64}d"
-    try:
-        known = replace(arch.parse(ours), **_widths(config))
-    except ModelNotFoundError as error:
-        raise ModelFileError(f"timm's architecture {name!r} is not a known ResNeXt") from error
+    name = str(config.get("architecture", ""))
+    known = timmnames.from_timm(name, config.get("model_args") or {})
     if replace(known, antialias=False).name != spec.name:
         raise ModelFileError(f"config.json says {name}, the tensors are {spec.name}'s")
     return replace(spec, antialias=known.antialias)
-
-
-def _widths(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was built otherwise than the name says."""
-    arguments = config.get("model_args") or {}
-    return {key: arguments[key] for key in _WIDTHS if key in arguments}
 
 
 def _check_arguments(config: Mapping[str, Any]) -> None:
@@ -97,8 +85,10 @@ def _check_arguments(config: Mapping[str, Any]) -> None:
 
 
 def _name(config: Mapping[str, Any], settings: Mapping[str, Any], spec: ArchSpec) -> str:
-    tag = None if _widths(config) else settings.get("tag")
-    return f"{config.get('architecture', spec.name)}.{tag}" if tag else spec.name
+    tag, arguments = settings.get("tag"), config.get("model_args") or {}
+    # With another structure the architecture's name would promise the published weights.
+    name = spec.name if timmnames.STRUCTURE & set(arguments) else config["architecture"]
+    return f"{name}.{tag}" if tag else spec.name
 
 
 def _preprocess(settings: Mapping[str, Any]) -> PreprocessSpec:
