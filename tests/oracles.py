@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from resnext.arch import ArchSpec
 from resnext.preprocess import PreprocessSpec
 
 Array = npt.NDArray[np.float64]
+Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 class CifarResNet(ResNet):
@@ -85,7 +86,11 @@ def oracle(spec: ArchSpec, tensors: Tensors) -> torch.nn.Module:
         spec: The network, built by `peer`.
         tensors: Loaded strictly.
     """
-    model = peer(spec)
+    return load(peer(spec), tensors)
+
+
+def load(model: Model, tensors: Tensors) -> Model:
+    """Give a network these weights and no others, and put it in eval mode."""
     state = {key: torch.from_numpy(tensor) for key, tensor in tensors.items()}
     result = model.load_state_dict(state, strict=False)
     assert not result.unexpected_keys
