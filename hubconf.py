@@ -20,7 +20,9 @@ from resnext import catalogue as _catalogue  # noqa: E402
 from resnext.network import ResNeXt as _ResNeXt  # noqa: E402
 from resnext.zoo import create_model as create_model  # noqa: E402
 
-dependencies = ["torch", "numpy", "PIL", "safetensors", "huggingface_hub", "platformdirs"]
+dependencies = """
+torch numpy PIL safetensors ml_dtypes platformdirs huggingface_hub filelock truststore
+""".split()
 
 
 def _entry_point(architecture: str) -> _Callable[..., _ResNeXt]:

@@ -28,6 +28,7 @@ DOCTESTED = [
     "results.sinks",
     "weights",
 ]
+FOR_TORCH = ["create_model", "create_transform", "parameter_groups", "resolve_data_config"]
 
 
 def _modules_after(code: str) -> set[str]:
@@ -77,6 +78,44 @@ def test_star_import_gives_all() -> None:
     assert set(resnext.__all__) <= set(names)
 
 
+def test_the_names_for_torch_are_the_only_others() -> None:
+    assert dir(resnext) == sorted([*resnext.__all__, *FOR_TORCH])
+    assert "list_models" in resnext.__all__
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", FOR_TORCH)
+def test_the_names_for_torch_are_there_and_documented(name: str) -> None:
+    value = getattr(resnext, name)
+    assert value is getattr(importlib.import_module("resnext.zoo"), name)
+    assert "Args:" in value.__doc__
+
+
+def test_without_torch_star_import_works_and_its_names_say_what_to_install() -> None:
+    code = f"""
+import sys
+sys.modules["torch"] = None  # as where it is not installed
+from resnext import *
+import resnext
+print(len(list_models("resnext50*")), Classifier.__name__)
+for name in {FOR_TORCH}:
+    try:
+        getattr(resnext, name)
+    except MissingExtraError as error:
+        print(error.hint)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    first, *hints = run.stdout.splitlines()
+    assert first == "2 Classifier"
+    assert hints == ["pip install 'resnext[torch]'"] * len(FOR_TORCH)
+
+
 def test_another_name_is_refused() -> None:
     with pytest.raises(AttributeError, match="module 'resnext' has no attribute 'classify'"):
         resnext.classify  # noqa: B018
@@ -91,3 +130,9 @@ def test_the_version_is_that_of_the_changelog(repository: Path) -> None:
 def test_the_examples_in_docstrings_are_true(module: str) -> None:
     outcome = doctest.testmod(importlib.import_module(f"resnext.{module}"))
     assert outcome.failed == 0
+
+
+@pytest.mark.torch
+def test_the_example_of_create_model_is_true() -> None:
+    outcome = doctest.testmod(importlib.import_module("resnext.zoo"))
+    assert (outcome.failed, outcome.attempted) == (0, 2)

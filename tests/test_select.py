@@ -41,24 +41,44 @@ def test_both_engines_agree(local: LocalModel) -> None:
         np.testing.assert_allclose(ort.run(batch).logits, openvino.run(batch).logits, rtol=1e-4)
 
 
+@pytest.mark.torch
+def test_the_torch_engine_agrees(local: LocalModel) -> None:
+    batch = random_batch(4, 32, seed=1)
+    with (
+        select.load(local, precision="fp32") as openvino,
+        select.load(local, engine="torch", precision="fp32") as torch,
+        select.load(local, engine="torch", precision="bf16") as half,
+    ):
+        assert (torch.name, torch.precision, half.precision) == ("torch", "fp32", "bf16")
+        np.testing.assert_allclose(torch.run(batch).logits, openvino.run(batch).logits, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("engine", "hint"),
-    [("openvin", "did you mean 'openvino'"), ("tensorrt", ""), ("Auto", "did you mean 'auto'")],
+    [
+        ("openvin", "did you mean 'openvino'"),
+        ("tensorrt", ""),
+        ("Auto", "did you mean 'auto'"),
+        ("pytorch", "did you mean 'torch'"),
+    ],
 )
 def test_an_unknown_engine_names_the_nearest(local: LocalModel, engine: str, hint: str) -> None:
     with pytest.raises(
-        ConfigError, match=f"expected one of auto, openvino, onnxruntime(.|\n)*{hint}"
+        ConfigError, match=f"expected one of auto, openvino, onnxruntime, torch(.|\n)*{hint}"
     ):
         select.load(local, engine=engine)
 
 
+@pytest.mark.parametrize(
+    ("engine", "module", "extra"), [("onnxruntime", "ort", "ort"), ("torch", "eager", "torch")]
+)
 def test_an_engine_that_is_not_installed_names_its_extra(
-    local: LocalModel, monkeypatch: pytest.MonkeyPatch
+    local: LocalModel, monkeypatch: pytest.MonkeyPatch, engine: str, module: str, extra: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "resnext.engines.ort", raising=False)
-    with pytest.raises(MissingExtraError, match=r"pip install 'resnext\[ort\]'"):
-        select.load(local, engine="onnxruntime")
+    monkeypatch.setitem(sys.modules, engine, None)
+    monkeypatch.delitem(sys.modules, f"resnext.engines.{module}", raising=False)
+    with pytest.raises(MissingExtraError, match=rf"pip install 'resnext\[{extra}\]'"):
+        select.load(local, engine=engine)
 
 
 def test_a_warm_start_does_not_read_the_tensors(

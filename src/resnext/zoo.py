@@ -1,4 +1,4 @@
-"""[torch] Names to networks with weights, and to the exact preprocessing of those.
+"""[torch] Names to networks with weights, and to their preprocessing.
 
 The verbs of PyTorch Hub and timm: `create_model`, `create_transform`,
 `resolve_data_config`, `parameter_groups`.
@@ -6,16 +6,18 @@ The verbs of PyTorch Hub and timm: `create_model`, `create_transform`,
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resnext import arch, images, preprocess
+from resnext import arch, catalogue, images, preprocess
 from resnext import weights as weight_files
 from resnext.arch import ArchSpec, OutputStride
 from resnext.checkpoints.reader import Tensors
@@ -73,7 +75,7 @@ def create_model(
         ModelNotFoundError: Nothing has this name, or it has no such weights.
         WeightsUnavailableError: The weights cannot be fetched.
         ModelFileError: The checkpoint is refused.
-        ConfigError: An option is out of range.
+        ConfigError: An option is out of range, or the weights are another network's.
 
     Example:
         >>> model = create_model("starter", pretrained=True)
@@ -90,25 +92,15 @@ def create_model(
     else:
         spec = weight_files.describe(name).architecture
     built = _sized(spec, in_chans=in_chans, num_classes=None if tensors else num_classes)
-
-    def build() -> ResNeXt:
-        if features_only:
-            return ResNeXtFeatures(
-                built,
-                out_indices=out_indices,
-                drop_path_rate=drop_path_rate,
-                output_stride=output_stride,
-            )
-        return ResNeXt(
-            built,
-            drop_rate=drop_rate,
-            drop_path_rate=drop_path_rate,
-            output_stride=output_stride,
-            zero_init_last=zero_init_last,
-        )
-
+    network: type[ResNeXt] = ResNeXtFeatures if features_only else ResNeXt
+    own = {"out_indices": out_indices} if features_only else {"drop_rate": drop_rate}
+    build = partial(
+        network, built, drop_path_rate=drop_path_rate, output_stride=output_stride, **own
+    )
     if document is None or tensors is None:
         model = build()
+        if zero_init_last:
+            model.initialize(zero_init_last=True)
     else:
         model = filled(build, _adapt_channels(tensors, in_chans)).eval()
         model.document, model.pretrained_cfg = document, describe_weights(document)
@@ -139,7 +131,8 @@ def data_config(spec: PreprocessSpec) -> dict[str, Any]:
     Returns:
         `input_size` (channels, height, width), `interpolation`, `mean` and `std` per channel
         of pixels in 0 to 1, `crop_mode`, `crop_pct`, the share of the resized short side
-        that the crop keeps, and `resize`, that side in pixels.
+        that the crop keeps, and `resize`, that side in pixels: `input_size / crop_pct`
+        rounded down, as timm has it.
     """
     modes = {"crop": "center", "squash": "squash", "letterbox": "border"}
     return {
@@ -148,7 +141,7 @@ def data_config(spec: PreprocessSpec) -> dict[str, Any]:
         "mean": spec.mean,
         "std": spec.std,
         "crop_mode": modes[spec.mode],
-        "crop_pct": round(spec.input_size / spec.resize, 4),
+        "crop_pct": _crop_pct(spec),
         "resize": spec.resize,
     }
 
@@ -263,11 +256,26 @@ def parameter_groups(
     return [groups[key] for key in sorted(groups)]
 
 
+def _crop_pct(spec: PreprocessSpec) -> float:
+    # In few digits, but so that timm finds the same `resize`: 288 of 303 is 0.95, for 0.9505
+    # would be 302 pixels.
+    size, resize = spec.input_size, spec.resize
+    shares = (size * 10**digits // resize / 10**digits for digits in range(2, 9))
+    exact = (share for share in shares if share and math.floor(size / share) == resize)
+    return next(exact, math.nextafter(spec.crop_pct, 0))
+
+
 def _with_weights(name: str | os.PathLike[str], weights: Any) -> str | os.PathLike[str]:
     if weights is None:
         return name
-    text = str(weights)  # torchvision's enum members print as ResNeXt50_32X4D_Weights.DEFAULT
-    return text if "." in text else f"{os.fspath(name)}.{text}"
+    text = str(weights)  # torchvision's enum members print as ResNeXt50_32X4D_Weights.IMAGENET1K_V1
+    if text.upper() == "DEFAULT":
+        text = f"{name}_Weights.{text}"  # torchvision's choice
+    row = catalogue.find(text if "." in text else f"{name}.{text}")
+    wanted = weight_files.describe(name).architecture.name
+    if row.architecture != wanted:
+        raise ConfigError(f"weights are {row.name}; expected some of {wanted}")
+    return row.name
 
 
 def _sized(spec: ArchSpec, *, in_chans: int, num_classes: int | None) -> ArchSpec:

@@ -1,4 +1,4 @@
-"""[torch] Run the `nn.Module` itself: for CUDA, and as the reference of the others."""
+"""[torch] Run the `nn.Module` itself: for CUDA, and as the reference."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class EagerEngine(AbstractEngine):
             raise ConfigError(
                 f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}"
             )
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads is {threads}; expected at least 1")
+        self._device = _open(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         chosen: Precision = "fp32"
         if precision == "bf16" or (precision == "auto" and self._device.type == "cuda"):
             chosen = "bf16"
@@ -92,3 +94,11 @@ class EagerEngine(AbstractEngine):
 
     def _release(self) -> None:
         del self._model
+
+
+def _open(device: str) -> torch.device:
+    try:
+        return torch.empty(0, device=device).device  # only using it shows whether it is there
+    except (AssertionError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"device is {device!r}, which torch does not have: {reason}") from error

@@ -1,4 +1,4 @@
-"""[train] Random crops and flips to train with, in the space of a preprocessing.
+"""[train] Random crops and flips to train with, normalized as in use.
 
 Source: the scale and aspect-ratio augmentation of arXiv:1409.4842, which section 4 of the
 ResNeXt paper uses; the transforms are torchvision's.
