@@ -153,8 +153,8 @@ def no_resnext(tensors: Tensors) -> None:
 @pytest.mark.parametrize(
     ("damage", "match"),
     [
-        (drop, r"missing or of another shape: layer1\.0\.bn2\.bias"),
-        (add, r"1 unexpected, such as layer1\.0\.squeeze\.expand\.weight"),
+        (drop, r"1 missing: layer1\.0\.bn2\.bias"),
+        (add, r"1 unexpected: layer1\.0\.squeeze\.expand\.weight"),
         (excite, "these tensors are not a ResNeXt: attention is 'se'"),
         (reshape, r"layer2\.1\.conv1\.weight"),
         (not_finite, r"1 tensors hold NaN or infinity: layer2\.0\.conv2\.weight"),

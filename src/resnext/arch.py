@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal, cast
 
-from resnext.errors import ConfigError, ModelFileError, ModelNotFoundError, closest
+from resnext.errors import ConfigError, ModelFileError, ModelNotFoundError, closest, listed
 from resnext.layers import (
     Block,
     Conv,
@@ -334,6 +334,23 @@ def tensor_shapes(spec: ArchSpec) -> Shapes:
     return merge(shapes)
 
 
+def differences(spec: ArchSpec, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Say which tensors are missing, unexpected or of another shape; "" if none is."""
+    expected = tensor_shapes(spec)
+    problems = {
+        "missing": [key for key in expected if key not in shapes],
+        "unexpected": [key for key in shapes if key not in expected],
+        "of another shape": [
+            f"{key} {shapes[key]} instead of {shape}"
+            for key, shape in expected.items()
+            if key in shapes and shapes[key] != shape
+        ],
+    }
+    return "; ".join(
+        f"{len(keys)} {kind}: {listed(keys)}" for kind, keys in problems.items() if keys
+    )
+
+
 def num_params(spec: ArchSpec) -> int:
     """Count the trainable parameters (running statistics left out)."""
     return sum(row.num_params for row in summarize(spec))
@@ -433,7 +450,7 @@ def infer(shapes: Mapping[str, tuple[int, ...]]) -> ArchSpec:
         Anti-aliasing has none, and so is never inferred.
 
     Raises:
-        ModelFileError: The tensors are not those of a ResNeXt, or not all of them.
+        ModelFileError: The tensors are not those of a ResNeXt, or not all of them, or more.
     """
     blocks = _count_blocks(shapes)
     depth = next((depth for depth, counts in BLOCKS.items() if counts == blocks), None)
@@ -465,12 +482,8 @@ def infer(shapes: Mapping[str, tuple[int, ...]]) -> ArchSpec:
         )
     except ConfigError as error:
         raise ModelFileError(f"these tensors are not a ResNeXt: {error.message}") from error
-    wrong = [key for key, shape in tensor_shapes(spec).items() if shapes.get(key) != shape]
-    if wrong:
-        raise ModelFileError(
-            f"these tensors look like {spec.name}, but {len(wrong)} are missing or of another"
-            f" shape: {', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}"
-        )
+    if found := differences(spec, shapes):
+        raise ModelFileError(f"these tensors look like {spec.name}'s; {found}")
     return spec
 
 

@@ -118,6 +118,13 @@ def closest(name: str, candidates: Iterable[str], *, count: int = 3) -> list[str
     return difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.5)
 
 
+def listed(items: Iterable[str], *, most: int = 9) -> str:
+    """Join items for a message: the first `most`, and how many there are more."""
+    items = list(items)
+    rest = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + rest
+
+
 def import_extra(module: str, *, extra: str) -> ModuleType:
     """Import a module that needs an optional dependency.
 

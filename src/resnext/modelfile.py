@@ -24,7 +24,7 @@ import safetensors.numpy
 
 from resnext import arch
 from resnext.arch import ArchSpec
-from resnext.errors import ConfigError, ModelFileError, ModelNotFoundError, closest
+from resnext.errors import ConfigError, ModelFileError, ModelNotFoundError, closest, listed
 from resnext.files import atomic
 from resnext.predictions import Labels
 from resnext.preprocess import PreprocessSpec
@@ -259,21 +259,11 @@ def check_tensors(architecture: ArchSpec, tensors: Tensors) -> None:
     Raises:
         ModelFileError: Lists what is missing, unexpected, of another shape or not finite.
     """
-    expected = arch.tensor_shapes(architecture)
-    problems = {
-        "missing": [key for key in expected if key not in tensors],
-        "unexpected": [key for key in tensors if key not in expected],
-        "of another shape": [
-            f"{key} {tensors[key].shape} instead of {shape}"
-            for key, shape in expected.items()
-            if key in tensors and tensors[key].shape != shape
-        ],
-    }
-    found = [f"{len(keys)} {kind}: {_list(keys)}" for kind, keys in problems.items() if keys]
-    if found:
-        raise ModelFileError(f"the tensors are not {architecture.name}'s; {'; '.join(found)}")
-    if bad := [key for key in expected if not np.isfinite(tensors[key]).all()]:
-        raise ModelFileError(f"{len(bad)} tensors hold NaN or infinity: {_list(bad)}")
+    shapes = {key: tensor.shape for key, tensor in tensors.items()}
+    if found := arch.differences(architecture, shapes):
+        raise ModelFileError(f"the tensors are not {architecture.name}'s; {found}")
+    if bad := [key for key, tensor in tensors.items() if not np.isfinite(tensor).all()]:
+        raise ModelFileError(f"{len(bad)} tensors hold NaN or infinity: {listed(bad)}")
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -374,11 +364,6 @@ _FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "provenance": (lambda value: isinstance(value, dict), "an object"),
     "metrics": (lambda value: isinstance(value, dict), "an object"),
 }
-
-
-def _list(items: list[str], *, most: int = 9) -> str:
-    rest = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(items[:most]) + rest
 
 
 def _brief(value: object) -> str:

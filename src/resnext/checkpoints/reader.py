@@ -103,7 +103,7 @@ def open_path(path: str | os.PathLike[str], *, sha256: str = "") -> LocalModel:
     shapes = _shapes(path, format)
     with _naming(path):
         names = keymaps.to_torchvision(shapes)
-        spec = _infer({name: shapes[key] for name, key in names.items()})
+        spec = arch.infer({name: shapes[key] for name, key in names.items()})
         config = _timm_config(path)
         document = timmconfig.document(config, spec) if config else _assume(path, spec)
     provenance = {**document.provenance, "file": path.name, "sha256": sha256}
@@ -231,17 +231,6 @@ def _format(path: Path) -> Format:
         f"{path}: not a kind of model file that can be read; expected one of {', '.join(FORMATS)}",
         hint=f"use {use}" if use else "",
     )
-
-
-def _infer(shapes: Mapping[str, tuple[int, ...]]) -> ArchSpec:
-    spec = arch.infer(shapes)
-    extra = [key for key in shapes if key not in arch.tensor_shapes(spec)]
-    if extra:
-        raise ModelFileError(
-            f"these tensors are more than a {spec.name}: {len(extra)} unexpected, such as"
-            f" {', '.join(extra[:5])}"
-        )
-    return spec
 
 
 def _assume(path: Path, spec: ArchSpec) -> ModelDocument:
