@@ -320,3 +320,99 @@ def test_one_file_per_command_without_logic() -> None:
     folder = Path(app.__file__).parent
     for name in ("cache", "info", "models", "predict"):
         assert len((folder / f"{name}.py").read_text().splitlines()) <= 120, name
+
+
+def test_convert_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    from resnext import interchange
+    from resnext.cli import convert
+
+    assert app.run(["convert", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "Example:  resnext convert " in out
+    assert convert.FORMATS == interchange.FORMATS
+    assert set(convert.DTYPES) == set(modelfile.STORAGE_DTYPES)
+    assert len(Path(convert.__file__).read_text().splitlines()) <= 120
+
+
+def test_convert_writes_and_says_what_is_lost(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "b.safetensors"
+    arguments = ["convert", tiny, str(target), "--to", "safetensors", "--dtype", "bfloat16"]
+    assert app.run(arguments) == 0
+    captured = capsys.readouterr()
+    assert re.fullmatch(
+        rf"{target}: safetensors, resnext29_1x1d, bfloat16, [\d.]+ MB, read back equal\n",
+        captured.out,
+    )
+    notes = captured.err.splitlines()
+    assert all(note.startswith("note: ") for note in notes)
+    assert any("no place for class names, preprocessing, the licence" in note for note in notes)
+    assert any("rounded: float16 to bfloat16" in note for note in notes)
+    assert app.run(arguments) == 2
+    assert "is there already\n\nhint: --force replaces it" in capsys.readouterr().err
+    assert app.run([*arguments, "--force"]) == 0
+    assert app.run(["predict", str(CAT), "--model", str(target)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["TINY"], 2, "Missing argument 'B'"),
+        (["TINY", "b"], 2, "the name does not tell the format"),
+        (["TINY", "b.safetensors", "--to", "onnx"], 2, "'onnx' is not one of"),
+        (["TINY", "b.safetensors", "--dtype", "int8"], 2, "'int8' is not one of"),
+        (["TINY", "b.pth", "--to", "timm"], 2, "timm is a folder"),
+        (["TINY", "TINY", "--force"], 2, "is the source itself"),
+        (["TINY", "b/"], 4, "timm cannot build resnext29_1x1d"),
+        (["./absent.safetensors", "b.safetensors"], 4, "no such file"),
+        (["resnext50_32x4", "b.safetensors"], 4, "did you mean"),
+        (["TINY", "/absent/folder/b.safetensors"], 5, "there is no folder /absent/folder"),
+        (["resnext50_32x4d", "b.safetensors", "--offline"], 5, "copy it to"),
+    ],
+)
+def test_convert_refuses(
+    tiny: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [tiny if word == "TINY" else word for word in arguments]
+    assert app.run(["convert", *words]) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.torch
+def test_convert_never_runs_code_from_a_pickle(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    torch.save({"state_dict": {}, "x": Bomb()}, tmp_path / "bomb.pth")
+    assert app.run(["convert", str(tmp_path / "bomb.pth"), str(tmp_path / "b.safetensors")]) == 4
+    captured = capsys.readouterr()
+    assert "bomb.pth: not a PyTorch checkpoint that holds only tensors" in captured.err
+    assert "hint: save the tensors alone with torch.save" in captured.err
+    assert os.listdir(tmp_path) == ["bomb.pth"]
+
+
+def test_convert_does_not_load_torch_where_it_needs_none(tiny: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from resnext.cli import app\n"
+        "code = app.run(['convert', *sys.argv[1:]])\n"
+        "sys.exit(code or 'torch' in sys.modules or 'openvino' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, tiny, str(tmp_path / "b.safetensors")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

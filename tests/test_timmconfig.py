@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from resnext import arch, catalogue
 from resnext.checkpoints import timmconfig
 from resnext.errors import ModelFileError
+from resnext.predictions import Labels
 from resnext.preprocess import PreprocessSpec
 
 A1H: dict[str, Any] = {
@@ -222,3 +224,56 @@ def test_wrong_label_names_are_refused(names: Any):
         timmconfig.document(
             {**A1H, "label_names": names}, arch.parse("resnext50_32x4d", num_classes=2)
         )
+
+
+def written(**changes: Any) -> dict[str, Any]:
+    document = timmconfig.document(A1H, SPEC)
+    return timmconfig.to_config(replace(document, **changes))
+
+
+def test_what_is_written_reads_back():
+    document = timmconfig.document(A1H, SPEC)
+    config = timmconfig.to_config(document)
+    assert timmconfig.document(config, SPEC) == document
+    assert config["pretrained_cfg"]["tag"] == "a1h_in1k"
+    assert config["label_names"][0] == "n01440764"
+    again = timmconfig.to_config(replace(document, name="resnext50_32x4d.a.b"))
+    assert again["pretrained_cfg"]["tag"] == "a.b"
+
+
+def test_the_configuration_of_a_known_network():
+    spec = arch.parse("resnext50_1x128d")
+    labels = Labels(tuple(f"name {index}" for index in range(1000)))
+    found = written(architecture=spec, name="resnext50_1x128d", labels=labels)
+    assert found["architecture"] == "wide_resnet50_2"
+    assert "model_args" not in found
+    assert found["label_names"][999] == "name 999"
+    assert "tag" not in found["pretrained_cfg"]
+    assert found["pretrained_cfg"]["input_size"] == [3, 288, 288]
+
+
+@pytest.mark.parametrize("size", [32, 96, 224, 288, 320])
+def test_timm_computes_the_same_side_to_resize_to(size: int):
+    for resize in range(1, 2049):
+        spec = PreprocessSpec(input_size=size, resize=resize, interpolation="bilinear")
+        crop_pct = timmconfig._crop_pct(spec)
+        assert math.floor(size / crop_pct) == resize
+    usual = PreprocessSpec(input_size=224, resize=256, interpolation="bilinear")
+    assert timmconfig._crop_pct(usual) == 0.875
+
+
+def test_labels_without_synsets_and_odd_synsets():
+    few, names = arch.parse("resnext50_32x4d", num_classes=3), ("a", "a", "c")
+    assert written(architecture=few, labels=Labels(names))["label_names"] == ["a", "a", "c"]
+    for ids in (("n1", "n2", "n3"), ("n02123045",) * 3):
+        found = written(architecture=few, labels=Labels(names, ids))
+        assert found["label_names"] == ["a", "a", "c"]
+        assert "label_descriptions" not in found
+
+
+@pytest.mark.parametrize(("count", "named"), [(3, False), (1000, True)])
+def test_numbers_are_no_names_unless_they_would_be_taken_for_imagenet(count: int, named: bool):
+    spec, labels = arch.parse("resnext50_32x4d", num_classes=count), timmconfig.numbered(count)
+    config = written(architecture=spec, labels=labels)
+    assert ("label_names" in config) == named
+    assert timmconfig.document(config, spec).labels == labels

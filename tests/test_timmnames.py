@@ -119,9 +119,11 @@ def test_timm_has_no_cifar_network():
 
 @pytest.mark.torch
 @pytest.mark.slow
-def test_timm_builds_every_network_with_our_tensors():
+def test_timm_builds_networks_with_our_tensors():
     torch, timm = pytest.importorskip("torch"), pytest.importorskip("timm")
-    for spec in every_spec():
+    known = map(arch.parse, timmnames._KNOWN)
+    others = (spec for spec in every_spec() if spec.cardinality == 2 and spec.depth in (26, 201))
+    for spec in (*known, *others):
         name, arguments = timmnames.to_timm(spec)
         with torch.device("meta"):
             state = timm.create_model(name, **arguments).state_dict()

@@ -1,4 +1,4 @@
-"""timm's `config.json`, as it lies beside weights on the hub, read.
+"""timm's `config.json`, as it lies beside weights on the hub, read and written.
 
 Pictures are prepared at timm's test size, not at its training size, where it has both.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -57,6 +57,40 @@ def document(config: Mapping[str, Any], spec: ArchSpec) -> ModelDocument:
         raise
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"timm's config.json cannot be used: {error}") from error
+
+
+def to_config(document: ModelDocument) -> dict[str, Any]:
+    """Return timm's configuration of a model, the opposite of `document`.
+
+    Args:
+        document: What is known of the model.
+
+    Raises:
+        ModelFileError: timm cannot build the network, or not prepare pictures the same way.
+    """
+    spec = document.architecture
+    name, arguments = timmnames.to_timm(spec)
+    settings = {
+        "tag": _tag(document.name, (name, spec.name)),
+        "custom_load": False,
+        **_preprocess_settings(document.preprocess, spec.in_chans),
+        "fixed_input_size": False,
+        "num_classes": spec.num_classes,
+        "first_conv": "conv1.0" if spec.stem == "deep" else "conv1",
+        "classifier": "fc",
+        "license": document.license,
+        "origin_url": document.provenance.get("origin_url"),
+    }
+    config = {
+        "architecture": name,
+        "num_classes": spec.num_classes,
+        "num_features": spec.embedding_size,
+        "global_pool": "avg",
+        **_label_names(document.labels),
+        "model_args": arguments,
+        "pretrained_cfg": {key: value for key, value in settings.items() if value is not None},
+    }
+    return {key: value for key, value in config.items() if value != {}}
 
 
 def numbered(count: int) -> Labels:
@@ -130,3 +164,44 @@ def _by_index(names: Mapping[str, Any]) -> bool:
 
 def _inverse(names: Mapping[str, Any]) -> dict[int, str]:
     return {int(index): name for name, index in names.items()}
+
+
+def _tag(name: str, architectures: Sequence[str]) -> str | None:
+    for architecture in architectures:
+        name = name.removeprefix(f"{architecture}.")
+    return None if name in architectures else name
+
+
+def _preprocess_settings(spec: PreprocessSpec, in_chans: int) -> dict[str, Any]:
+    if spec.mode == "letterbox" or in_chans != 3:
+        found = "letterbox" if in_chans == 3 else f"{in_chans} input channels"
+        raise ModelFileError(
+            f"timm's config.json has no exact word for {found}; expected a crop or squash of"
+            " RGB pictures",
+            hint="--to safetensors writes the tensors alone",
+        )
+    return {
+        "input_size": [in_chans, spec.input_size, spec.input_size],
+        "interpolation": spec.interpolation,
+        "crop_pct": _crop_pct(spec),
+        "crop_mode": "squash" if spec.mode == "squash" else "center",
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+    }
+
+
+def _crop_pct(spec: PreprocessSpec) -> float:
+    """Return the shortest decimal from which timm computes exactly our `resize`."""
+    exact = spec.input_size / spec.resize
+    # The last ones are for a quotient that lies above the true value by a rounding.
+    choices = [*(round(exact, digits) for digits in range(1, 17)), exact, math.nextafter(exact, 0)]
+    return next(pct for pct in choices if pct and math.floor(spec.input_size / pct) == spec.resize)
+
+
+def _label_names(labels: Labels) -> dict[str, Any]:
+    names, ids = labels.class_names, labels.synset_ids
+    if labels == numbered(len(names)) and len(names) != 1000:
+        return {}  # without names, 1000 classes are taken for ImageNet's
+    if ids is None or len(set(ids)) < len(ids) or not all(map(_SYNSET_ID.fullmatch, ids)):
+        return {"label_names": list(names)}
+    return {"label_names": list(ids), "label_descriptions": dict(zip(ids, names, strict=True))}

@@ -15,6 +15,7 @@ from click.shell_completion import get_completion_class, shell_complete
 
 import resnext
 from resnext.cli.cache import cache
+from resnext.cli.convert import convert
 from resnext.cli.info import info
 from resnext.cli.models import models
 from resnext.cli.predict import predict
@@ -138,5 +139,5 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise _Terminated
 
 
-for command in (predict, models, info, cache):
+for command in (predict, models, info, convert, cache):
     app.add_command(command)
