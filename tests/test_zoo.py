@@ -8,6 +8,7 @@ import json
 import math
 import pickle
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,15 @@ def write(path: Path, spec: ArchSpec = TINY, *, seed: int = 0, dtype: str = "flo
     else:
         files.save_file(stored, path)
     return tensors
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Let small networks not wait for threads; torch has one number for the whole process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
