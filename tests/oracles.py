@@ -9,6 +9,7 @@ import numpy.typing as npt
 import timm
 import torch
 from networks import Tensors
+from torchvision.models import get_model
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from resnext.arch import ArchSpec
@@ -53,6 +54,14 @@ def peer(spec: ArchSpec, **options: Any) -> torch.nn.Module:
         groups=spec.cardinality,
         width_per_group=spec.base_width,
     )
+
+
+def registered(name: str, source: str) -> torch.nn.Module:
+    """Build the model that torchvision or timm has under a name, without memory for it."""
+    with torch.device("meta"):
+        model: torch.nn.Module
+        model = get_model(name) if source == "torchvision" else timm.create_model(name)
+    return model
 
 
 def timm_peer(spec: ArchSpec, **options: Any) -> torch.nn.Module:

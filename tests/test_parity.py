@@ -1,64 +1,97 @@
-"""Both engines in fp32 against torchvision and timm, random weights, 1e-4 relative L2."""
+"""Graph, both engines and the module against torchvision and timm, random weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
+from dataclasses import dataclass
 from typing import Any
 
+import onnx
 import pytest
 from networks import preprocessing, random_batch, random_tensors, relative_error
 
 from resnext import arch
+from resnext.arch import ArchSpec
 from resnext.engines import graph
 from resnext.engines.base import AbstractEngine, GraphSource, Signature
+from resnext.errors import import_extra
 
 pytestmark = pytest.mark.torch
 
-TOLERANCE = 1e-4  # relative L2; what is found is below 1e-6
+TOLERANCE = 1e-4  # relative L2; what is found is below 2e-6
 SMALL = [
-    ("resnext26_32x4d", 64),
-    ("resnext26d_32x4d", 65),  # an odd side: the average pool of the shortcut rounds up
-    ("resnext26_1x64d", 64),
-    ("resnext29_8x8d", 32),
+    ("resnext26_32x1d", 64),
+    ("resnext26d_32x1d", 65),  # an odd side: the average pool of the shortcut rounds up
+    ("resnext26_1x16d", 64),
+    ("resnext29_8x2d", 32),
+    ("seresnext26t_2x4d", 65),
+    ("skresnext26d_4x4d", 65),
+    ("resnextaa26_2x4d", 64),
+    ("seresnextaa201d_1x2d", 64),
 ]
 FULL = [
     ("resnext50_32x4d", 224),
     ("resnext50d_32x4d", 224),
     ("resnext50_1x64d", 224),
-    ("resnext101_32x8d", 224),
+    ("resnext101_32x4d", 96),
+    ("resnext101_32x8d", 96),
     ("resnext101_64x4d", 224),
     ("resnext29_8x64d", 32),
+    ("seresnext26d_32x4d", 224),
+    ("seresnext26t_32x4d", 224),
+    ("seresnext50_32x4d", 224),
+    ("seresnext101_32x4d", 96),
+    ("seresnext101_32x8d", 64),
+    ("seresnext101_64x4d", 64),
+    ("seresnext101d_32x8d", 64),
+    ("seresnextaa101d_32x8d", 96),
+    ("seresnextaa201d_32x8d", 64),
+    ("skresnext50_32x4d", 224),
 ]
-CASES = [
-    *(pytest.param(*case, id="-".join(map(str, case))) for case in SMALL),
-    *(pytest.param(*case, id="-".join(map(str, case)), marks=pytest.mark.slow) for case in FULL),
-]
 
 
-@cache
-def _network(name: str, size: int) -> tuple[Any, Any, Any, Any]:
-    """Return the graph, a batch, and the oracle's logits and features of it."""
-    from oracles import oracle, run_oracle
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One network, a batch, and what the peer and our module compute of it."""
 
+    spec: ArchSpec
+    model: onnx.ModelProto
+    batch: Any
+    peer: tuple[Any, Any]
+    module: tuple[Any, Any]
+
+
+@pytest.fixture(
+    scope="module",  # so that one large network at a time is held, for both engines
+    params=[*SMALL, *(pytest.param(case, marks=pytest.mark.slow) for case in FULL)],
+    ids=lambda case: f"{case[0]}-{case[1]}",
+)
+def case(request: pytest.FixtureRequest) -> Case:
+    from oracles import load, oracle, run_oracle
+
+    name, size = request.param
     spec = arch.parse(name)
     tensors = random_tensors(spec, seed=7)
     batch = random_batch(3, size, seed=8)
-    model = graph.build(spec, preprocessing(size), tensors)
-    logits, embedding = run_oracle(oracle(spec, tensors), batch, preprocessing(size))
-    return model, batch, logits, embedding
+    module = load(import_extra("resnext.network", extra="torch").ResNeXt(spec), tensors)
+    return Case(
+        spec=spec,
+        model=graph.build(spec, preprocessing(size), tensors),
+        batch=batch,
+        peer=run_oracle(oracle(spec, tensors), batch, preprocessing(size)),
+        module=run_oracle(module, batch, preprocessing(size)),
+    )
 
 
 @pytest.fixture(params=["openvino", "ort"])
-def engine(request: pytest.FixtureRequest, name: str, size: int) -> Iterator[AbstractEngine]:
-    spec = arch.parse(name)
+def engine(request: pytest.FixtureRequest, case: Case) -> Iterator[AbstractEngine]:
     signature = Signature(
-        input_size=size,
+        input_size=case.batch.shape[1],
         in_chans=3,
-        num_classes=spec.num_classes,
-        embedding_size=spec.embedding_size,
+        num_classes=case.spec.num_classes,
+        embedding_size=case.spec.embedding_size,
     )
-    source = GraphSource(signature=signature, build=lambda _: _network(name, size)[0])
+    source = GraphSource(signature=signature, build=lambda _: case.model)
     opened: AbstractEngine
     if request.param == "ort":
         opened = pytest.importorskip("resnext.engines.ort").ORTEngine(source)
@@ -70,15 +103,14 @@ def engine(request: pytest.FixtureRequest, name: str, size: int) -> Iterator[Abs
         yield opened
 
 
-@pytest.mark.parametrize(("name", "size"), CASES)
-def test_an_engine_computes_what_the_reference_computes(
-    engine: AbstractEngine, name: str, size: int
-) -> None:
-    _, batch, logits, embedding = _network(name, size)
-    outputs = engine.run(batch)
+def test_an_engine_computes_what_the_reference_computes(engine: AbstractEngine, case: Case) -> None:
+    outputs = engine.run(case.batch)
     errors = {
-        "logits": relative_error(outputs.logits, logits),
-        "embedding": relative_error(outputs.embedding, embedding),
+        f"{kind} of the {who}": relative_error(found, expected)
+        for who, pair in (("peer", case.peer), ("module", case.module))
+        for kind, found, expected in zip(
+            ("logits", "embedding"), (outputs.logits, outputs.embedding), pair, strict=True
+        )
     }
-    print(f"parity {name} {size} {engine.name} {errors}")  # shown by pytest -s
+    print(f"parity {case.spec.name} {case.batch.shape[1]} {engine.name} {errors}")  # pytest -s
     assert all(error <= TOLERANCE for error in errors.values()), errors
