@@ -1,4 +1,4 @@
-"""[torch] The only reader and writer of pickled checkpoints: tensors, no code.
+"""[torch] The only reader and writer of pickled checkpoints; never code.
 
 `torch.load(weights_only=True)` runs no code from the file, and there is no fallback to
 anything else. A file in the zip format is mapped, not read: only tensors that are used

@@ -1,4 +1,4 @@
-"""timm's `config.json`, as it lies beside weights on the hub, read and written.
+"""timm's `config.json`, as it lies beside weights on the hub, both ways.
 
 Pictures are prepared at timm's test size, not at its training size, where it has both.
 """

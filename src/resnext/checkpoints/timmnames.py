@@ -1,4 +1,4 @@
-"""timm's names for the family, and its arguments where it has no name; both ways.
+"""timm's names for the family, arguments where it has none; both ways.
 
 timm builds every network of ours but the CIFAR ones: from the function of a near relative,
 whose arguments `config.json` can replace.
