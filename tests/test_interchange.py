@@ -542,6 +542,10 @@ def test_modules_of_others_load_ours_and_ours_load_theirs(torch: Any, model: Pat
     for module in (ours, theirs):
         module.load_state_dict(state, strict=True)
     assert (logits(ours) == logits(theirs)).all()
+    convert(tmp_path / "b.pth", tmp_path / "bare.safetensors", to="safetensors")
+    bare = pytest.importorskip("safetensors.torch").load_file(tmp_path / "bare.safetensors")
+    torchvision_model(SPEC).load_state_dict(bare, strict=True)
+    assert all(torch.equal(bare[key], tensor) for key, tensor in state.items())
     randomize(torch, theirs)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     assert (logits(ours) == logits(theirs)).all()

@@ -53,6 +53,8 @@ _TORCHVISION = {
     "resnext101_32x8d": "resnext101_32x8d",
     "resnext101_64x4d": "resnext101_64x4d",
 }
+# What reading itself notes in the provenance, of this or any later file.
+_READER_KEYS = frozenset(("file", "sha256", "assumed", "read_from"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -375,7 +377,7 @@ def _lost(format: Format, document: ModelDocument, back: ModelDocument) -> Itera
         yield f"the reject threshold ({document.reject_threshold:g})"
     if document.metrics and not back.metrics:
         yield "metrics"
-    if document.provenance and format != "resnext":
+    if format != "resnext" and not document.provenance.keys() <= _READER_KEYS:
         yield "provenance"
 
 
