@@ -15,8 +15,10 @@ BEGIN, END = "<!-- tree: scripts/readme_tree.py -->\n", "<!-- end of tree -->\n"
 
 # A module may import only what stands above it. This is also the order to read them in.
 ORDER = """
-errors files transport layers arch featureinfo sources bombs images preprocess predictions catalogue modelfile
-checkpoints checkpoints.keymaps checkpoints.timmnames checkpoints.timmconfig checkpoints.pickles checkpoints.reader
+errors files transport layers arch featureinfo sources bombs images preprocess predictions
+catalogue modelfile
+checkpoints checkpoints.keymaps checkpoints.timmnames checkpoints.timmconfig
+checkpoints.pickles checkpoints.reader
 hub hub.downloads hub.cache hub.origins weights
 results results.formats results.outputs results.parquet results.sinks
 engines engines.base engines.graph engines.compiled engines.openvino engines.ort

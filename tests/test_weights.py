@@ -305,10 +305,10 @@ def test_starter_is_in_the_package():
 def test_describing_downloads_nothing(http: Server, tmp_path: Path):
     row = weights.describe(NAME)
     assert row.architecture.name == "resnext50_32x4d"
-    assert row.input_size == catalogue.find(NAME).preprocess.input_size
+    assert row.preprocess == catalogue.find(NAME).preprocess
     assert row.facts["name"] == NAME and row.facts["top1"] == catalogue.find(NAME).top1
     mine = weights.describe(write_tiny_model(tmp_path / "mine.safetensors"))
-    assert mine.input_size == 32 and mine.facts["file"].endswith("mine.safetensors")
+    assert mine.preprocess.input_size == 32 and mine.facts["file"].endswith("mine.safetensors")
     bare = weights.describe("resnext50_8x14d")
     assert bare.facts == {"name": "resnext50_8x14d", "public weights": "none"}
     with pytest.raises(ModelNotFoundError):

@@ -1,4 +1,4 @@
-"""What feature maps a network gives: channels, input pixels per pixel, and module."""
+"""What feature maps a network gives: channels, reduction and module."""
 
 from __future__ import annotations
 

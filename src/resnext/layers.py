@@ -1,4 +1,4 @@
-"""The parts a network is made of, as plain values: sizes, and names of their tensors.
+"""The parts a network is made of, as values: sizes and names of tensors.
 
 `arch.layers` puts them together; each builder knows how to make each of them.
 """

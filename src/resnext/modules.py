@@ -1,4 +1,4 @@
-"""[torch] What blocks are made of: convolutions, pools, attention, stochastic depth.
+"""[torch] What blocks are made of: convolutions, pools, attention.
 
 Source: arXiv:1709.01507 (squeeze-and-excitation), arXiv:1903.06586 (selective kernels),
 arXiv:1603.09382 (stochastic depth); names of tensors are timm's.
