@@ -589,12 +589,13 @@ def test_other_modes_have_timms_names(tmp_path: Path, mode: Any, crop_mode: str)
     assert resnext.create_transform(path)(CAT).shape == (3, 40, 40)
 
 
-def test_a_model_and_its_name_have_the_same_transform(checkpoint: Path) -> None:
-    model = create_model(checkpoint, True)
-    assert repr(resnext.create_transform(model)) == repr(resnext.create_transform(checkpoint))
-    assert resnext.resolve_data_config(model) == resnext.resolve_data_config(checkpoint)
-    body = create_model(checkpoint, True, features_only=True, num_classes=0)
-    assert resnext.resolve_data_config(body) == resnext.resolve_data_config(checkpoint)
+def test_a_model_and_its_name_have_the_same_transform() -> None:
+    config = resnext.resolve_data_config("starter")
+    assert config["input_size"] == (3, 96, 96)
+    for options in ({}, {"features_only": True}, {"num_classes": 0, "in_chans": 1}):
+        model = create_model("starter", True, **options)
+        assert resnext.resolve_data_config(model) == config
+        assert repr(resnext.create_transform(model)) == repr(resnext.create_transform("starter"))
 
 
 def test_a_fresh_network_has_the_setting_of_the_paper() -> None:
