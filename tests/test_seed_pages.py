@@ -24,10 +24,13 @@ LARGE = pytest.param("resnext101_32x8d", marks=pytest.mark.slow)
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    """Stand in for the internet."""
+    """Stand in for the internet; torch with one thread, beside the server's and OpenVINO's."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with serving() as server:
         isolate(monkeypatch, tmp_path, server)
         yield server
+    torch.set_num_threads(threads)
 
 
 def blocks(text: str) -> list[str]:
