@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -95,15 +96,18 @@ def oracle(spec: ArchSpec, tensors: Tensors) -> torch.nn.Module:
         spec: The network, built by `peer`.
         tensors: Loaded strictly.
     """
-    return load(peer(spec), tensors)
+    return load(lambda: peer(spec), tensors)
 
 
-def load(model: Model, tensors: Tensors) -> Model:
-    """Give a network these weights and no others, and put it in eval mode."""
+def load(build: Callable[[], Model], tensors: Tensors) -> Model:
+    """Build a network in eval mode with these weights and no others, drawing none."""
+    with torch.device("meta"):
+        model = build()
     state = {key: torch.from_numpy(tensor) for key, tensor in tensors.items()}
-    result = model.load_state_dict(state, strict=False)
-    assert not result.unexpected_keys
-    assert all(key.endswith("num_batches_tracked") for key in result.missing_keys)
+    for key in model.state_dict():
+        if key.endswith("num_batches_tracked"):
+            state[key] = torch.tensor(0)
+    model.to_empty(device="cpu").load_state_dict(state)
     return model.eval()
 
 

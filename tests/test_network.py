@@ -77,7 +77,7 @@ def spec_of(name: str) -> ArchSpec:
 
 def build(name: str, **options: Any) -> Any:
     """Build a network with random weights and statistics, in eval mode."""
-    return oracles.load(network.ResNeXt(spec_of(name), **options), tensors_of(name))
+    return oracles.load(lambda: network.ResNeXt(spec_of(name), **options), tensors_of(name))
 
 
 @cache
@@ -86,10 +86,23 @@ def tensors_of(name: str) -> Tensors:
 
 
 def build_features(name: str, **options: Any) -> Any:
-    """Build the body of what `build` returns."""
-    features = network.ResNeXtFeatures(spec_of(name), **options)
-    kept = features.state_dict()
-    return oracles.load(features, {k: v for k, v in tensors_of(name).items() if k in kept})
+    """Build the body of what `build` returns, up to the last map."""
+    last = max(options.get("out_indices", [4]))
+    kept = ("conv1", "bn1", *(f"layer{stage}" for stage in range(1, last + 1)))
+    tensors = {
+        key: tensor for key, tensor in tensors_of(name).items() if key.partition(".")[0] in kept
+    }
+    return oracles.load(lambda: network.ResNeXtFeatures(spec_of(name), **options), tensors)
+
+
+DEFAULT = [("seresnextaa26t_2x4d", build), ("skresnext26d_2x4d", build_features)]
+each_form_whole_and_features = pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        pytest.param(*case, marks=() if case in DEFAULT else pytest.mark.slow)
+        for case in product(FORMS, (build, build_features))
+    ],
+)
 
 
 def pictures(name: str, count: int = 2, *, size: int | None = None, seed: int = 6) -> Any:
@@ -144,7 +157,7 @@ def no_gradients() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_gradients")
-@pytest.mark.parametrize("name", [*FORMS, *MORE_FORMS, *slow(DEEP_FORMS)])
+@pytest.mark.parametrize("name", [*FORMS, *slow(MORE_FORMS + DEEP_FORMS)])
 def test_logits_and_maps_are_those_of_the_peer(name: str) -> None:
     model, peer = build(name), oracles.oracle(spec_of(name), tensors_of(name))
     assert list(model.state_dict()) == list(peer.state_dict())
@@ -274,8 +287,7 @@ def test_channels_and_classes() -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.usefixtures("no_gradients")
-@pytest.mark.parametrize("make", [build, build_features])
-@pytest.mark.parametrize("name", [*FORMS[2:4], *slow((*FORMS[:2], FORMS[4]))])
+@each_form_whole_and_features
 def test_script_and_eager_agree_exactly(name: str, make: Any) -> None:
     model, x = make(name), pictures(name)
     scripted = torch.jit.script(model)
@@ -311,8 +323,7 @@ def fresh_compiler() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_gradients", "fresh_compiler")
-@pytest.mark.parametrize("make", [build, pytest.param(build_features, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", [FORMS[2], *slow((*FORMS[:2], *FORMS[3:]))])
+@each_form_whole_and_features
 def test_compiled_whole_and_eager_agree_exactly(name: str, make: Any) -> None:
     model, x = make(name), pictures(name)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
@@ -347,8 +358,7 @@ def test_what_inductor_compiles_agrees(tmp_path: Path, monkeypatch: Any) -> None
 
 
 @pytest.mark.usefixtures("no_gradients")
-@pytest.mark.parametrize("make", [build_features, pytest.param(build, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", [FORMS[3], *slow((*FORMS[:3], FORMS[4]))])
+@each_form_whole_and_features
 def test_exported_with_any_number_of_pictures_and_eager_agree(name: str, make: Any) -> None:
     model, any_batch = make(name), ({0: torch.export.Dim("N")},)
     program = torch.export.export(model, (pictures(name),), dynamic_shapes=any_batch).module()
@@ -359,7 +369,7 @@ def test_exported_with_any_number_of_pictures_and_eager_agree(name: str, make: A
 
 @pytest.mark.usefixtures("no_gradients")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.01), (torch.bfloat16, 0.08)])
-@each_form
+@pytest.mark.parametrize("name", [*FORMS[2:4], *slow((*FORMS[:2], FORMS[4]))])
 def test_other_float_types(name: str, dtype: Any, tolerance: float) -> None:
     model, features, x = build(name), build_features(name), pictures(name)
     expected = [model(x), *features(x)]
@@ -369,7 +379,7 @@ def test_other_float_types(name: str, dtype: Any, tolerance: float) -> None:
         assert relative_error(found, value) <= tolerance
 
 
-@each_form
+@pytest.mark.parametrize("name", FORMS[2:4])
 def test_a_training_step_in_autocast(name: str) -> None:
     model = build(name)
     with torch.autocast("cpu", torch.bfloat16):
