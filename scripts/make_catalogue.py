@@ -260,6 +260,7 @@ def make_aliases(architecture: str, tag: str, record: Record, timm: Record | Non
         yield f"{architecture}.{record['tag']}"
         yield f"{enum}.{record['tag']}"
         if record["tag"] == "IMAGENET1K_V2" or architecture == "resnext101_64x4d":
+            yield f"{architecture}.DEFAULT"
             yield f"{enum}.DEFAULT"
     # torch.hub entry points of facebookresearch/WSL-Images and semi-supervised-ImageNet1K-models
     match = re.fullmatch(r"fb_(ssl|swsl|wsl)_.*", tag)

@@ -256,10 +256,10 @@ def test_the_configuration_of_a_known_network():
 def test_timm_computes_the_same_side_to_resize_to(size: int):
     for resize in range(1, 2049):
         spec = PreprocessSpec(input_size=size, resize=resize, interpolation="bilinear")
-        crop_pct = timmconfig._crop_pct(spec)
+        crop_pct = timmconfig.crop_pct(spec)
         assert math.floor(size / crop_pct) == resize
     usual = PreprocessSpec(input_size=224, resize=256, interpolation="bilinear")
-    assert timmconfig._crop_pct(usual) == 0.875
+    assert timmconfig.crop_pct(usual) == 0.875
 
 
 def test_labels_without_synsets_and_odd_synsets():

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -92,4 +93,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted((*__all__, *_TORCH))
+    # Where they would only raise, `help(resnext)` must not find them.
+    has_torch = importlib.util.find_spec("torch") is not None
+    return sorted((*__all__, *_TORCH)) if has_torch else list(__all__)

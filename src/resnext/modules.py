@@ -133,6 +133,8 @@ def filled(build: Callable[[], Network], tensors: Mapping[str, npt.NDArray[Any]]
     device, dtype = torch.get_default_device(), torch.get_default_dtype()
     with torch.device("meta"):
         network = build()
+    if device.type == "meta":
+        return network
     network.to_empty(device=device)
     state = {}
     for key, value in network.state_dict().items():

@@ -6,7 +6,6 @@ The verbs of PyTorch Hub and timm: `create_model`, `create_transform`,
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from resnext import arch, catalogue, images, preprocess
 from resnext import weights as weight_files
 from resnext.arch import ArchSpec, OutputStride
+from resnext.checkpoints import timmconfig
 from resnext.checkpoints.reader import Tensors
 from resnext.errors import ConfigError, import_extra
 from resnext.layers import Block
@@ -141,7 +141,7 @@ def data_config(spec: PreprocessSpec) -> dict[str, Any]:
         "mean": spec.mean,
         "std": spec.std,
         "crop_mode": modes[spec.mode],
-        "crop_pct": _crop_pct(spec),
+        "crop_pct": timmconfig.crop_pct(spec),
         "resize": spec.resize,
     }
 
@@ -254,15 +254,6 @@ def parameter_groups(
         )
         group["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
-
-
-def _crop_pct(spec: PreprocessSpec) -> float:
-    # In few digits, but so that timm finds the same `resize`: 288 of 303 is 0.95, for 0.9505
-    # would be 302 pixels.
-    size, resize = spec.input_size, spec.resize
-    shares = (size * 10**digits // resize / 10**digits for digits in range(2, 9))
-    exact = (share for share in shares if share and math.floor(size / share) == resize)
-    return next(exact, math.nextafter(spec.crop_pct, 0))
 
 
 def _with_weights(name: str | os.PathLike[str], weights: Any) -> str | os.PathLike[str]:

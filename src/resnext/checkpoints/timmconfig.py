@@ -129,14 +129,14 @@ def _preprocess(settings: Mapping[str, Any]) -> PreprocessSpec:
     channels, height, width = settings.get("test_input_size") or settings["input_size"]
     if height != width or channels != 3:
         raise ModelFileError(f"the input is {channels}x{height}x{width}; expected 3 square planes")
-    crop_pct = float(settings.get("test_crop_pct") or settings.get("crop_pct") or 0.875)
+    share = float(settings.get("test_crop_pct") or settings.get("crop_pct") or 0.875)
     crop_mode = settings.get("crop_mode") or "center"
     mode: Literal["crop", "squash"] = "squash" if crop_mode == "squash" else "crop"
-    if crop_mode not in ("center", "squash") or (mode == "squash" and crop_pct != 1):
-        raise ModelFileError(f"crop_mode {crop_mode!r} with crop_pct {crop_pct} is not known here")
+    if crop_mode not in ("center", "squash") or (mode == "squash" and share != 1):
+        raise ModelFileError(f"crop_mode {crop_mode!r} with crop_pct {share} is not known here")
     return PreprocessSpec(
         input_size=height,
-        resize=math.floor(height / crop_pct),
+        resize=math.floor(height / share),
         interpolation=settings.get("interpolation") or "bilinear",
         mode=mode,
         mean=tuple(settings["mean"]),
@@ -183,19 +183,20 @@ def _preprocess_settings(spec: PreprocessSpec, in_chans: int) -> dict[str, Any]:
     return {
         "input_size": [in_chans, spec.input_size, spec.input_size],
         "interpolation": spec.interpolation,
-        "crop_pct": _crop_pct(spec),
+        "crop_pct": crop_pct(spec),
         "crop_mode": "squash" if spec.mode == "squash" else "center",
         "mean": list(spec.mean),
         "std": list(spec.std),
     }
 
 
-def _crop_pct(spec: PreprocessSpec) -> float:
+def crop_pct(spec: PreprocessSpec) -> float:
     """Return the shortest decimal from which timm computes exactly our `resize`."""
-    exact = spec.input_size / spec.resize
-    # The last ones are for a quotient that lies above the true value by a rounding.
-    choices = [*(round(exact, digits) for digits in range(1, 17)), exact, math.nextafter(exact, 0)]
-    return next(pct for pct in choices if pct and math.floor(spec.input_size / pct) == spec.resize)
+    size, resize = spec.input_size, spec.resize
+    # Cut off, not rounded, as timm's own 0.965 for 224 of 232: rounded up it would be 231.
+    shares = (size * 10**digits // resize / 10**digits for digits in range(1, 16))
+    exact = (share for share in shares if share and math.floor(size / share) == resize)
+    return next(exact, math.nextafter(size / resize, 0))
 
 
 def _label_names(labels: Labels) -> dict[str, Any]:
