@@ -296,7 +296,7 @@ def test_strides_are_pools_in_an_antialiased_network() -> None:
 
 @pytest.mark.parametrize(
     ("name", "hidden"),
-    # Width / 16 as the next multiple of 32, but never less than 0.9 of it: 752 / 16 is 47.
+    # Width / 16 as the nearest multiple of 32, but not below 0.9 of it: 752 / 16 is 47.
     [("skresnext50_32x4d", [32, 32, 32, 64]), ("skresnext50_32x8d", [32, 32, 64, 128]),
      ("skresnext50_1x94d", [32, 32, 32, 64])],
 )  # fmt: skip
