@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -109,6 +110,15 @@ def load(build: Callable[[], Model], tensors: Tensors) -> Model:
             state[key] = torch.tensor(0)
     model.to_empty(device="cpu").load_state_dict(state)
     return model.eval()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: in thin networks and small pictures several only wait."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def run_oracle(

@@ -31,14 +31,14 @@ SMALL = [
 FULL = [
     ("resnext50_32x4d", 224),
     ("resnext50d_32x4d", 224),
-    ("resnext50_1x64d", 224),
+    ("resnext50_1x64d", 96),
     ("resnext101_32x4d", 96),
     ("resnext101_32x8d", 96),
-    ("resnext101_64x4d", 224),
+    ("resnext101_64x4d", 96),
     ("resnext29_8x64d", 32),
-    ("seresnext26d_32x4d", 224),
-    ("seresnext26t_32x4d", 224),
-    ("seresnext50_32x4d", 224),
+    ("seresnext26d_32x4d", 96),
+    ("seresnext26t_32x4d", 96),
+    ("seresnext50_32x4d", 96),
     ("seresnext101_32x4d", 96),
     ("seresnext101_32x8d", 64),
     ("seresnext101_64x4d", 64),
@@ -66,20 +66,20 @@ class Case:
     ids=lambda case: f"{case[0]}-{case[1]}",
 )
 def case(request: pytest.FixtureRequest) -> Case:
-    from oracles import load, oracle, run_oracle
+    from oracles import load, one_thread, oracle, run_oracle
 
     name, size = request.param
     spec = arch.parse(name)
     tensors = random_tensors(spec, seed=7)
     batch = random_batch(3, size, seed=8)
     network = import_extra("resnext.network", extra="torch")
-    return Case(
-        spec=spec,
-        model=graph.build(spec, preprocessing(size), tensors),
-        batch=batch,
-        peer=run_oracle(oracle(spec, tensors), batch, preprocessing(size)),
-        module=run_oracle(load(lambda: network.ResNeXt(spec), tensors), batch, preprocessing(size)),
-    )
+    with one_thread():
+        peer, module = (
+            run_oracle(each, batch, preprocessing(size))
+            for each in (oracle(spec, tensors), load(lambda: network.ResNeXt(spec), tensors))
+        )
+    model = graph.build(spec, preprocessing(size), tensors)
+    return Case(spec=spec, model=model, batch=batch, peer=peer, module=module)
 
 
 @pytest.fixture(params=["openvino", "ort"])
