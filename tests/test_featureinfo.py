@@ -43,6 +43,22 @@ def test_maps_of_the_cifar_networks() -> None:
     assert maps.module_name() == ["relu", *STAGES[:3]]
 
 
+def test_facts_of_some_maps() -> None:
+    maps = info()
+    assert maps.channels(-1) == 2048
+    assert maps.reduction([1, 3]) == [4, 16]
+    assert maps.module_name((0,)) == ["relu"]
+    assert maps.get("num_chs", 1) == 256
+    assert maps.get_dicts() == list(maps)
+    maps.get_dicts()[0]["num_chs"] = 0
+    assert maps.channels(0) == 64
+
+
+def test_it_knows_which_maps_of_the_network_they_are() -> None:
+    assert info().out_indices == (0, 1, 2, 3, 4)
+    assert FeatureInfo([info()[2], info()[4]], [2, 4]).out_indices == (2, 4)
+
+
 @pytest.mark.parametrize(("stride", "last"), [(16, [8, 16, 16]), (8, [8, 8, 8])])
 def test_output_stride_bounds_the_reduction(stride: int, last: list[int]) -> None:
     assert info(output_stride=stride).reduction() == [2, 4, *last]

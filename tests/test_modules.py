@@ -154,6 +154,26 @@ def test_filling_takes_any_float_type(dtype: Any) -> None:
     assert norm.running_var.tolist() == [5] * 6
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_filling_gives_the_type_asked_for(dtype: Any) -> None:
+    norm = modules.filled(lambda: torch.nn.BatchNorm2d(6), norm_tensors(), dtype=dtype)
+    assert norm.weight.dtype == norm.running_var.dtype == dtype
+    assert norm.num_batches_tracked.dtype == torch.int64
+    assert norm.running_var.tolist() == [5] * 6
+
+
+def test_filling_on_the_meta_device_fills_nothing() -> None:
+    norm = modules.filled(lambda: torch.nn.BatchNorm2d(6), {}, device=torch.device("meta"))
+    assert norm.weight.is_meta and norm.num_batches_tracked.is_meta
+
+
+def test_filling_needs_every_tensor() -> None:
+    tensors = norm_tensors()
+    del tensors["bias"]
+    with pytest.raises(KeyError, match="bias"):
+        modules.filled(lambda: torch.nn.BatchNorm2d(6), tensors)
+
+
 def test_filling_shares_no_memory_with_the_arrays() -> None:
     tensors = norm_tensors()
     norm = modules.filled(lambda: torch.nn.BatchNorm2d(6), tensors)

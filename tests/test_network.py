@@ -330,9 +330,11 @@ def test_compiled_whole_and_eager_agree_exactly(name: str, make: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh_compiler")
-def test_a_training_step_can_be_compiled() -> None:
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_training_step_can_be_compiled(checkpointing: bool) -> None:
     name = "resnext26_2x4d"
-    model, other = build(name, drop_rate=0.0), build(name)
+    model, other = build(name), build(name)
+    other.set_grad_checkpointing(checkpointing)
     compiled = torch.compile(other, backend="aot_eager", fullgraph=True)
     torch.nn.functional.cross_entropy(compiled.train()(pictures(name)), LABELS).backward()
     expected = gradients(model, pictures(name))
@@ -506,8 +508,10 @@ def test_checkpointed_gradients_are_the_same(name: str) -> None:
     other.set_grad_checkpointing()
     found, expected = gradients(other, pictures(name)), gradients(model, pictures(name))
     assert len(calls) == 2, "the block runs again for the backward pass"
-    for key, _ in model.named_parameters():
+    for key in expected:  # gradients, and statistics: a batch counts once
         assert torch.equal(found[key], expected[key]), key
+    norms = [module for module in other.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} == {0.1}
     other.set_grad_checkpointing(False)
     gradients(other, pictures(name))
     assert len(calls) == 3
@@ -525,13 +529,14 @@ def test_the_head_is_pool_and_classifier() -> None:
     assert torch.equal(model.fc(pooled), model(x))
     assert torch.equal(model.forward_head(maps), model(x))
     assert model.get_classifier() is model.fc
+    assert model.get_submodule(model.get_classifier(name_only=True)) is model.fc
 
 
 def test_a_classifier_can_be_replaced() -> None:
     model, x = build("resnext26_2x4d"), pictures("")
     before = {key: tensor for key, tensor in model.state_dict().items() if "fc" not in key}
     model.reset_classifier(3)
-    assert model(x).shape == (2, 3) and model.num_classes == 3
+    assert model(x).shape == (2, 3) and model.num_classes == model.spec.num_classes == 3
     assert model.fc.weight.any() and not model.fc.bias.any()
     after = model.state_dict()
     assert all(after[key] is not None and torch.equal(after[key], before[key]) for key in before)
@@ -557,6 +562,15 @@ def test_heads_that_cannot_be_are_refused(num_classes: int, pool: str | None) ->
     with pytest.raises(ConfigError, match=f"num_classes is {num_classes} with global_pool"):
         model.reset_classifier(num_classes, pool)
     assert model.num_classes == CLASSES
+
+
+def test_features_have_no_classifier() -> None:
+    features = build_features("resnext26_2x4d")
+    assert features.num_classes == 0 and isinstance(features.get_classifier(), torch.nn.Identity)
+    features.reset_classifier(0)
+    assert len(features(pictures(""))) == 5
+    with pytest.raises(ConfigError, match="num_classes is 3; expected 0"):
+        features.reset_classifier(3)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -668,3 +682,12 @@ def test_parameters_are_sorted_by_depth_as_timm_sorts_them(name: str, coarse: bo
 def test_of_fresh_weights_nothing_is_known() -> None:
     model = network.ResNeXt(spec_of("resnext29_2x4d"))
     assert model.pretrained_cfg == {} and model.document is None
+
+
+def test_another_classifier_is_in_the_spec() -> None:
+    model = build("resnext26_2x4d")
+    model.reset_classifier(3)
+    assert model.spec.num_classes == 3
+    network.ResNeXt(model.spec).load_state_dict(model.state_dict())
+    with pytest.raises(ConfigError, match="features have no classifier"):
+        build_features("resnext26_2x4d").reset_classifier(3)
