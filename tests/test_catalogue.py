@@ -228,7 +228,7 @@ def test_a_name_without_weights() -> None:
     ],
 )
 def test_an_unknown_name_names_the_nearest(name: str, expected: str) -> None:
-    with pytest.raises(ModelNotFoundError, match="no weights are called") as info:
+    with pytest.raises(ModelNotFoundError, match="no model is called") as info:
         catalogue.find(name)
     assert name in info.value.message
     assert expected in info.value.hint and "`resnext models`" in info.value.hint

@@ -264,7 +264,7 @@ def test_tensors_alone_lose_all_the_rest(tmp_path: Path):
 def test_what_was_assumed_is_passed_on(model: Path, tmp_path: Path):
     convert(model, tmp_path / "b.safetensors", to="safetensors")
     (note,) = convert(tmp_path / "b.safetensors", tmp_path / "c.safetensors").notes
-    assert "does not say how to use it; assumed architecture: from the shapes" in note
+    assert "did not say how to use it; assumed architecture: from the shapes" in note
 
 
 def test_anti_aliasing_does_not_show_in_tensors(tmp_path: Path):
@@ -444,8 +444,8 @@ def test_an_interrupt_leaves_nothing(tiny: Path, tmp_path: Path, monkeypatch: py
     def interrupted(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reader, "open_path", lambda path, open_path=reader.open_path: (
-        interrupted(path) if ".resnext-" in str(path) else open_path(path)
+    monkeypatch.setattr(reader, "open_path", lambda path, open_path=reader.open_path, **options: (
+        interrupted(path) if ".resnext-" in str(path) else open_path(path, **options)
     ))  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
         convert(tiny, tmp_path / "b.safetensors")
@@ -591,10 +591,14 @@ def test_a_chain_through_all_formats(torch: Any, tmp_path: Path, name: str):
     theirs = randomize(torch, timm.create_model(function, num_classes=4, **arguments))
     timm.models.save_for_hf(theirs, tmp_path / "a", safe_serialization=True)
     chain = ["a", "b.safetensors", "c.pth", "d.safetensors", "e"]
-    if spec.antialias:  # which a .pth does not tell
-        chain.remove("c.pth")
     for before, after in zip(chain, chain[1:], strict=False):
-        convert(tmp_path / before, tmp_path / after, to="timm" if after == "e" else None)
+        convert(
+            tmp_path / before,
+            tmp_path / after,
+            to="timm" if after == "e" else None,
+            # A .pth does not tell of anti-aliasing.
+            architecture=name if before == "c.pth" else "",
+        )
     again = timm.create_model(f"local-dir:{tmp_path / 'e'}", pretrained=True)
     same_state(torch, again.state_dict(), theirs.state_dict())
     assert (logits(again) == logits(theirs)).all()
@@ -627,3 +631,28 @@ def test_timm_prepares_pictures_as_we_do(
     expected = preprocess.normalize(preprocess.apply(picture, spec), spec)
     found = transform(picture).permute(1, 2, 0).numpy()
     np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_another_architecture_than_the_tensors_have_is_refused(tiny: Path, tmp_path: Path):
+    bare = tmp_path / "bare.safetensors"
+    convert(tiny, bare, to="safetensors")
+    with pytest.raises(ModelFileError, match="expected those of resnext50_32x4d"):
+        convert(bare, tmp_path / "b.safetensors", architecture="resnext50_32x4d")
+    with pytest.raises(ModelFileError, match="is no architecture"):
+        convert(bare, tmp_path / "b.safetensors", architecture="resnet")
+
+
+def test_a_target_that_came_in_the_meantime_stays(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    target = tmp_path / "b.safetensors"
+    read = interchange._read_back
+
+    def late(*arguments: Any) -> Any:
+        target.write_text("somebody else's")
+        return read(*arguments)
+
+    monkeypatch.setattr(interchange, "_read_back", late)
+    with pytest.raises(ConfigError, match="--force"):
+        convert(tiny, target)
+    assert target.read_text() == "somebody else's"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import io
 import json
 import math
+import os
 import pickle
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -592,7 +595,7 @@ def test_other_modes_have_timms_names(tmp_path: Path, mode: Any, crop_mode: str)
 def test_a_model_and_its_name_have_the_same_transform() -> None:
     config = resnext.resolve_data_config("starter")
     assert config["input_size"] == (3, 96, 96)
-    for options in ({}, {"features_only": True}, {"num_classes": 0, "in_chans": 1}):
+    for options in ({}, {"features_only": True}, {"num_classes": 0}):
         model = create_model("starter", True, **options)
         assert resnext.resolve_data_config(model) == config
         assert repr(resnext.create_transform(model)) == repr(resnext.create_transform("starter"))
@@ -733,3 +736,51 @@ def test_what_is_known_is_plain_json(checkpoint: Path) -> None:
     known = create_model(checkpoint, True).pretrained_cfg
     assert json.loads(json.dumps(known))["num_classes"] == 5
     assert known["sha256"] and known["assumed"]
+
+
+def test_a_model_of_other_channels_has_no_transform() -> None:
+    model = create_model("starter", True, in_chans=1)
+    assert resnext.resolve_data_config(model)["input_size"] == (1, 96, 96)
+    with pytest.raises(ConfigError, match="takes 1 channels; expected 3"):
+        resnext.create_transform(model)
+
+
+def test_a_wrapped_model_is_looked_into() -> None:
+    model = create_model("starter", True)
+    for wrapped in (torch.compile(model, backend="eager"), torch.nn.DataParallel(model)):
+        assert resnext.resolve_data_config(wrapped) == resnext.resolve_data_config(model)
+
+
+def test_a_checkpoint_is_of_the_architecture_that_is_named(tmp_path: Path) -> None:
+    true = create_model("seresnextaa26_2x4d", num_classes=5)
+    path = tmp_path / "net.pth"
+    torch.save(true.state_dict(), path)
+    assert create_model("seresnextaa26_2x4d", weights=path).spec == true.spec
+    with pytest.warns(UserWarning, match="also those of seresnextaa26_2x4d"):
+        assert not create_model(path, True).spec.antialias
+    with pytest.raises(ModelFileError, match="expected those of seresnext50_32x4d"):
+        create_model("seresnext50_32x4d", weights=path)
+
+
+def test_what_a_training_script_wrote_beside_the_tensors_is_believed(tmp_path: Path) -> None:
+    true = create_model("seresnextaa26_2x4d", num_classes=5)
+    for number, extra in enumerate(
+        ({"arch": "seresnextaa26_2x4d"}, {"args": argparse.Namespace(model="resnextaa50_32x4d")})
+    ):
+        path = tmp_path / f"{number}.pth"
+        torch.save({"state_dict": true.state_dict(), **extra}, path)
+        assert create_model(path, True).spec == true.spec
+
+
+def test_building_on_the_meta_device_imports_no_symbolic_algebra() -> None:
+    code = """
+import sys, torch, resnext
+with torch.device("meta"):
+    resnext.create_model("resnext101_32x48d")
+print("sympy" in sys.modules)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert run.stdout.strip() == "False"

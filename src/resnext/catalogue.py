@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
 from functools import cache
@@ -175,7 +175,7 @@ def find(name: str) -> WeightSpec:
         return default_for(key)
     near = _nearest(key)
     hint = f"did you mean {' or '.join(near)}? {_LIST_HINT}" if near else _LIST_HINT
-    raise ModelNotFoundError(f"no weights are called {name!r}", hint=hint)
+    raise ModelNotFoundError(f"no model is called {name!r}", hint=hint)
 
 
 def default_for(architecture: str) -> WeightSpec:
@@ -254,12 +254,13 @@ def search(pattern: str = "*", *, license: str | None = None) -> tuple[WeightSpe
 
 
 def list_models(
-    pattern: str = "*", *, pretrained: bool = False, license: str | None = None
+    pattern: str | Sequence[str] = "*", *, pretrained: bool = False, license: str | None = None
 ) -> list[str]:
     """Return the architectures that have public weights, or the weights, by name.
 
     Args:
-        pattern: Shell pattern for the name, as in `search`; nothing is no error.
+        pattern: Shell pattern for the name, or several; one without `*` or `?` is found
+            anywhere in it. Nothing found is no error.
         pretrained: Whether to return full names of weights, also found by their aliases.
         license: A licence such as `apache-2.0`, or `commercial` or `non-commercial`: only
             such weights, and architectures that have some.
@@ -274,10 +275,13 @@ def list_models(
         >>> list_models("skresnext*"), list_models("skresnext*", pretrained=True)
         (['skresnext50_32x4d'], ['skresnext50_32x4d.ra_in1k'])
     """
+    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     if pretrained:
-        return sorted((row.name for row in search(pattern, license=license)), key=_natural)
-    names = {row.architecture for row in _with_license(license)}
-    return sorted(filter(_matcher(pattern), names), key=_natural)
+        found = {row.name for one in patterns for row in search(one, license=license)}
+    else:
+        names = {row.architecture for row in _with_license(license)}
+        found = {name for one in patterns for name in filter(_matcher(one), names)}
+    return sorted(found, key=_natural)
 
 
 def _natural(name: str) -> list[str | int]:

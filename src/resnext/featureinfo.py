@@ -11,10 +11,18 @@ from resnext.errors import ConfigError
 
 
 class FeatureInfo(Sequence[dict[str, Any]]):
-    """What each feature map is: `num_chs`, `reduction` in pixels, `module`."""
+    """What each feature map is: `num_chs`, `reduction` in pixels, `module`.
 
-    def __init__(self, entries: Sequence[dict[str, Any]]) -> None:
+    Args:
+        entries: One per map.
+        out_indices: Which maps of the network they are; None for all.
+    """
+
+    def __init__(
+        self, entries: Sequence[dict[str, Any]], out_indices: Sequence[int] | None = None
+    ) -> None:
         self._entries = tuple(entries)
+        self.out_indices = tuple(range(len(entries)) if out_indices is None else out_indices)
 
     def __getitem__(self, index: Any) -> Any:
         return self._entries[index]
@@ -25,17 +33,27 @@ class FeatureInfo(Sequence[dict[str, Any]]):
     def __repr__(self) -> str:
         return f"FeatureInfo({list(self._entries)})"
 
-    def channels(self) -> list[int]:
+    def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:
+        """Return one fact of one map, of some, or of all."""
+        if isinstance(idx, int):
+            return self[idx][key]
+        return [self[index][key] for index in (range(len(self)) if idx is None else idx)]
+
+    def get_dicts(self) -> list[dict[str, Any]]:
+        """Return the entries, as copies."""
+        return [dict(entry) for entry in self]
+
+    def channels(self, idx: int | Sequence[int] | None = None) -> Any:
         """Return the channels of each map."""
-        return [entry["num_chs"] for entry in self]
+        return self.get("num_chs", idx)
 
-    def reduction(self) -> list[int]:
+    def reduction(self, idx: int | Sequence[int] | None = None) -> Any:
         """Return the input pixels per pixel of each map."""
-        return [entry["reduction"] for entry in self]
+        return self.get("reduction", idx)
 
-    def module_name(self) -> list[str]:
+    def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
         """Return the module whose output each map is."""
-        return [entry["module"] for entry in self]
+        return self.get("module", idx)
 
     def select(self, indices: int | Sequence[int] | None) -> list[int]:
         """Return positions in order, of a choice as `forward_intermediates` takes it.

@@ -85,6 +85,7 @@ def convert(
     to: str | None = None,
     dtype: str | None = None,
     force: bool = False,
+    architecture: str = "",
     offline: bool | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
@@ -99,6 +100,7 @@ def convert(
         dtype: "float32", "float16" or "bfloat16" for convolution and classifier weights,
             with vectors (batch norm, bias) in float32; None keeps the types there are.
         force: Replace what is there. The source is never replaced.
+        architecture: Name of the network of a source that does not say it itself.
         offline: True never touches the network; None follows the settings.
         progress: As for `weights.locate`.
 
@@ -118,7 +120,7 @@ def convert(
     _check_target(path, format, force=force)
     if format == "torchvision":
         import_extra("resnext.checkpoints.pickles", extra="torch")  # before a long download
-    local = weights.locate(source, offline=offline, progress=progress)
+    local = weights.locate(source, offline=offline, progress=progress, architecture=architecture)
     _refuse_source(path, [local.path])
     read = weights.read_tensors(local)
     found = {key: read[key] for key in arch.tensor_shapes(local.document.architecture)}
@@ -132,6 +134,7 @@ def convert(
             _write(staged, format, local.document, tensors)
             back = _read_back(staged, path, tensors)
             num_bytes = sum(file.stat().st_size for file in _files(staged, format))
+            _check_target(path, format, force=force)  # it may have come in the meantime
             _publish(staged, path, format)
     return Conversion(
         path=path,
@@ -315,8 +318,10 @@ def _staging_folder(parent: Path) -> Iterator[Path]:
 
 def _publish(staged: Path, path: Path, format: Format) -> None:
     if format == "timm" and path.is_dir():
-        for old, new in zip(_files(staged, format), _files(path, format), strict=True):
-            os.replace(old, new)
+        # Half-way there is no config, rather than one of other weights.
+        (path / timmconfig.CONFIG).unlink(missing_ok=True)
+        for name in (timmconfig.WEIGHTS, timmconfig.CONFIG):
+            os.replace(staged / name, path / name)
         sync_folder(path)
     else:
         os.replace(staged, path)
@@ -349,7 +354,7 @@ def _notes(
     if assumed := document.provenance.get("assumed"):
         if format in ("resnext", "timm"):
             facts = "; ".join(f"{key}: {value}" for key, value in assumed.items())
-            yield f"the source does not say how to use it; assumed {facts}"
+            yield f"the checkpoint that this came from did not say how to use it; assumed {facts}"
     if lost := list(_lost(format, document, back)):
         yield f"the {format} format has no place for {', '.join(lost)}"
     if back.architecture != spec:
@@ -384,7 +389,10 @@ def _lost(format: Format, document: ModelDocument, back: ModelDocument) -> Itera
 def _beyond_torchvision(document: ModelDocument) -> str:
     spec = document.architecture
     if spec.variant or spec.attention or spec.antialias or spec.stem == "cifar":
-        return f"torchvision cannot build {spec.name}: load this with resnext.create_model"
+        return (
+            f"torchvision cannot build {spec.name}; load this with"
+            f" resnext.create_model({spec.name!r}, weights=PATH)"
+        )
     return (
         f"torchvision has no function for {spec.name}; it is ResNet(Bottleneck,"
         f" {list(spec.blocks)}, groups={spec.cardinality}, width_per_group={spec.base_width},"

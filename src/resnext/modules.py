@@ -6,13 +6,15 @@ arXiv:1603.09382 (stochastic depth); names of tensors are timm's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from resnext import layers
 from resnext.layers import Conv, Pool
@@ -120,19 +122,69 @@ class DropPath(nn.Module):
         return x * (mask / keep)
 
 
-def filled(build: Callable[[], Network], tensors: Mapping[str, npt.NDArray[Any]]) -> Network:
+class Stage(nn.Sequential):
+    """The blocks between two resolutions, run one after the other."""
+
+    grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C', H', W')."""
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                for block in self:
+                    x = _run_twice(block, x)
+                return x
+        for block in self:
+            x = block(x)
+        return x
+
+
+def _run_twice(block: nn.Module, x: Tensor) -> Tensor:
+    """Run a block, and again when its gradient is asked for."""
+    if torch.compiler.is_compiling():  # which writes statistics once, and takes no contexts
+        return checkpoint(block, x, use_reentrant=False)  # type: ignore[no-any-return]
+    return checkpoint(  # type: ignore[no-any-return]
+        block,
+        x,
+        use_reentrant=False,
+        context_fn=lambda: (contextlib.nullcontext(), _remembering_nothing(block)),
+    )
+
+
+@contextlib.contextmanager
+def _remembering_nothing(block: nn.Module) -> Iterator[None]:
+    """Let batch norms keep their running statistics: they have seen this batch before."""
+    norms = [norm for norm in block.modules() if isinstance(norm, nn.BatchNorm2d) and norm.training]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.sub_(1)
+
+
+def filled(
+    build: Callable[[], Network],
+    tensors: Mapping[str, npt.NDArray[Any]],
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Network:
     """Build a network without drawing weights that are thrown away, and fill it.
 
     Args:
         build: Returns the network; called with nothing allocated.
         tensors: At least its tensors, by key; counters of training steps become 0.
-
-    Returns:
-        The network on torch's default device, in its default type.
+        device: Where to, by default torch's default device; on "meta" nothing is filled.
+        dtype: Type of its floating-point tensors, by default torch's default.
     """
-    device, dtype = torch.get_default_device(), torch.get_default_dtype()
+    device = device or torch.get_default_device()
     with torch.device("meta"):
-        network = build()
+        network = build().to(dtype or torch.get_default_dtype())
     if device.type == "meta":
         return network
     network.to_empty(device=device)
@@ -144,6 +196,6 @@ def filled(build: Callable[[], Network], tensors: Mapping[str, npt.NDArray[Any]]
         array = tensors[key]
         if array.dtype.name == "bfloat16":  # which torch does not take from numpy
             array = array.astype(np.float32)
-        state[key] = torch.from_numpy(np.ascontiguousarray(array)).to(dtype)
+        state[key] = torch.from_numpy(np.ascontiguousarray(array))
     network.load_state_dict(state)
     return network

@@ -11,19 +11,27 @@ arXiv:1502.01852, which section 4 of the paper takes over.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from resnext import arch, layers
 from resnext.arch import ArchSpec, OutputStride
 from resnext.errors import ConfigError
 from resnext.featureinfo import FeatureInfo, describe
 from resnext.layers import Block, Conv, Pool
-from resnext.modules import ConvNorm, DropPath, SelectiveKernel, SqueezeExcite, make_conv, make_pool
+from resnext.modules import (
+    ConvNorm,
+    DropPath,
+    SelectiveKernel,
+    SqueezeExcite,
+    Stage,
+    make_conv,
+    make_pool,
+)
 
 if TYPE_CHECKING:
     from resnext.modelfile import ModelDocument
@@ -105,23 +113,6 @@ class SelectiveKernelBottleneck(nn.Module):
         return self.conv3.bn
 
 
-class Stage(nn.Sequential):
-    """The blocks between two resolutions, run one after the other."""
-
-    grad_checkpointing = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C', H', W')."""
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            if self.grad_checkpointing and torch.is_grad_enabled():
-                for block in self:
-                    x = checkpoint(block, x, use_reentrant=False)
-                return x
-        for block in self:
-            x = block(x)
-        return x
-
-
 class ResNeXt(nn.Module):
     """A network of the family; takes (N, C, H, W) of any H and W, gives logits (N, K).
 
@@ -190,6 +181,8 @@ class ResNeXt(nn.Module):
 
     def initialize(self, *, zero_init_last: bool = False) -> None:
         """Draw new weights: normal of variance 2 / (k^2 C_out), batch norms 1 and 0."""
+        if self.bn1.weight.is_meta:  # where nothing is drawn, but torch would import sympy
+            return
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -228,7 +221,9 @@ class ResNeXt(nn.Module):
         x: Tensor,
         indices: int | Sequence[int] | None = None,
         *,
+        norm: bool = False,
         stop_early: bool = False,
+        output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Compute feature maps on the way.
@@ -237,7 +232,9 @@ class ResNeXt(nn.Module):
             x: Pictures (N, C, H, W), normalized.
             indices: Which entries of `feature_info`: a list, of which negative ones count
                 from the end; a number for the last so many; None for all.
+            norm: Without effect, as in timm: there is no norm after the last block.
             stop_early: Compute nothing after the last one wanted.
+            output_fmt: "NCHW".
             intermediates_only: Return only the list.
 
         Returns:
@@ -246,6 +243,8 @@ class ResNeXt(nn.Module):
         Raises:
             ConfigError: There is no such map.
         """
+        if output_fmt != "NCHW":
+            raise ConfigError(f"output_fmt is {output_fmt!r}; expected 'NCHW'")
         wanted = [self.feature_info[index]["module"] for index in self.feature_info.select(indices)]
         maps: list[Tensor] = []
         for name in ("relu", "layer1", "layer2", "layer3", "layer4"):
@@ -259,9 +258,9 @@ class ResNeXt(nn.Module):
                 maps.append(x)
         return maps if intermediates_only else (x, maps)
 
-    def get_classifier(self) -> nn.Module:
+    def get_classifier(self, name_only: bool = False) -> nn.Module | str:
         """Return the last layer: `nn.Linear`, or `nn.Identity` where it was taken off."""
-        return self.fc
+        return "fc" if name_only else self.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Put a fresh classifier on the body, which stays as it is.
@@ -282,6 +281,8 @@ class ResNeXt(nn.Module):
             )
         like = self.bn1.weight
         self.num_classes, self.global_pool = num_classes, pool
+        if num_classes:
+            self.spec = replace(self.spec, num_classes=num_classes)
         self.avgpool = nn.AdaptiveAvgPool2d(1) if pool else nn.Identity()
         self.fc = nn.Identity()
         if num_classes:
@@ -333,7 +334,20 @@ class ResNeXtFeatures(ResNeXt):
         self.reset_classifier(0, "")
         for index in range(self.out_indices[-1] + 1, 5):
             setattr(self, f"layer{index}", Stage())
-        self.feature_info = FeatureInfo([self.feature_info[index] for index in self.out_indices])
+        every = self.feature_info
+        self.feature_info = FeatureInfo([every[i] for i in self.out_indices], self.out_indices)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Take the classifier off, or refuse another one.
+
+        Raises:
+            ConfigError: `num_classes` is not 0.
+        """
+        if num_classes:
+            raise ConfigError(
+                f"num_classes is {num_classes}; expected 0: features have no classifier"
+            )
+        super().reset_classifier(0, "")
 
     def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
         """Map pictures (N, C, H, W), normalized, to maps (N, C', H', W')."""

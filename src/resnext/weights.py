@@ -80,6 +80,7 @@ def locate(
     *,
     offline: bool | None = None,
     progress: Progress | None = None,
+    architecture: str = "",
 ) -> LocalModel:
     """Find a model on this disk, or bring it here once.
 
@@ -90,6 +91,7 @@ def locate(
             `HF_HUB_OFFLINE`.
         progress: Called while something is downloaded, with the bytes so far and in total,
             None where the total is not known.
+        architecture: Name of the network of a file that does not say it itself.
 
     Raises:
         ModelNotFoundError: Nothing has this name.
@@ -107,7 +109,7 @@ def locate(
     offline = is_offline(offline)
     found = _resolve(model)
     if isinstance(found, Path):
-        return reader.open_path(found)
+        return reader.open_path(found, architecture=architecture)
     if isinstance(found, WeightSpec):
         return _locate_row(found, offline=offline, progress=progress)
     return _locate_hub(found, offline=offline, progress=progress)
@@ -179,6 +181,7 @@ def _resolve(name: str | os.PathLike[str]) -> Path | WeightSpec | RemoteFile:
     """Tell what a name means, without looking into any file."""
     if not isinstance(name, str):
         return Path(name)
+    name = name.removeprefix("local-dir:")  # as timm calls a folder
     if name == STARTER:
         return _STARTER_PATH
     if name.startswith(_HUB_PREFIXES):

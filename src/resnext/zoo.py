@@ -7,6 +7,7 @@ The verbs of PyTorch Hub and timm: `create_model`, `create_transform`,
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -20,7 +21,7 @@ from resnext import arch, catalogue, images, preprocess
 from resnext import weights as weight_files
 from resnext.arch import ArchSpec, OutputStride
 from resnext.checkpoints import timmconfig
-from resnext.checkpoints.reader import Tensors
+from resnext.checkpoints.reader import Tensors, suffix_of
 from resnext.errors import ConfigError, import_extra
 from resnext.layers import Block
 from resnext.modelfile import ModelDocument
@@ -37,7 +38,7 @@ def create_model(
     *,
     weights: Any = None,
     num_classes: int | None = None,
-    in_chans: int = 3,
+    in_chans: int | None = None,
     features_only: bool = False,
     out_indices: tuple[int, ...] | list[int] | None = None,
     drop_rate: float = 0.0,
@@ -57,11 +58,13 @@ def create_model(
         pretrained: Whether to load weights; for a bare architecture the most accurate ones
             whose licence allows commercial use (`resnext models`).
         weights: Which ones, which implies `pretrained`: a tag (`tv2_in1k`), torchvision's
-            name (`IMAGENET1K_V2`, `DEFAULT`), or torchvision's enum member.
+            name (`IMAGENET1K_V2`, `DEFAULT`) or enum member, or a checkpoint of the
+            architecture `name`, given as a path with a suffix.
         num_classes: Number of logits; None as the weights have it, else 1000 (CIFAR: 10).
             Any other number keeps the body and gives it a fresh classifier; 0 leaves it off.
-        in_chans: Channels of a picture. Pretrained first filters are adapted: for 1 channel
-            their sum over RGB, for more their channels in turn, scaled by 3 / in_chans.
+        in_chans: Channels of a picture; None as the weights have it, else 3. Pretrained
+            filters of RGB are adapted: for 1 channel their sum, for more their channels in
+            turn, scaled by 3 / in_chans.
         features_only: Build `ResNeXtFeatures`, which gives a list of feature maps.
         out_indices: Which maps: 0 is the stem's, 1 to 4 those of the stages; None for all.
         drop_rate: Dropout before the classifier, in training.
@@ -86,7 +89,7 @@ def create_model(
         raise ConfigError("out_indices is given; expected features_only=True with it")
     document, tensors = None, None
     if pretrained or weights is not None:
-        local = weight_files.locate(_with_weights(name, weights), offline=offline)
+        local = _locate(name, weights, offline=offline)
         document, tensors = local.document, weight_files.read_tensors(local)
         spec = document.architecture
     else:
@@ -102,7 +105,7 @@ def create_model(
         if zero_init_last:
             model.initialize(zero_init_last=True)
     else:
-        model = filled(build, _adapt_channels(tensors, in_chans)).eval()
+        model = filled(build, _adapt_channels(tensors, built.in_chans)).eval()
         model.document, model.pretrained_cfg = document, describe_weights(document)
     if num_classes is not None and num_classes != model.num_classes and not features_only:
         model.reset_classifier(num_classes)
@@ -147,16 +150,25 @@ def data_config(spec: PreprocessSpec) -> dict[str, Any]:
 
 
 def resolve_data_config(model: nn.Module | str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the preprocessing that a model was made for, as `data_config` does.
+    """Return the preprocessing that a model was made for, under timm's names.
 
     Args:
-        model: What `create_model` returned, or a name it takes; nothing is downloaded.
+        model: What `create_model` returned, also compiled or wrapped for several devices,
+            or a name it takes; nothing is downloaded.
+
+    Returns:
+        `input_size` (channels, height, width), `interpolation`, `mean` and `std` per channel
+        of pixels in 0 to 1, `crop_mode`, `crop_pct` and `resize`, the short side in pixels.
 
     Raises:
         ConfigError: The module is none of ours.
         ModelNotFoundError: Nothing has this name.
     """
-    return data_config(_spec_of(model))
+    spec = data_config(_spec_of(model))
+    network = unwrapped(model)
+    if isinstance(network, ResNeXt):
+        spec["input_size"] = (network.spec.in_chans, *spec["input_size"][1:])
+    return spec
 
 
 def create_transform(
@@ -170,15 +182,21 @@ def create_transform(
             flips to train with, which needs the extra `train`.
 
     Returns:
-        A function of a path, bytes, PIL image or (H, W, 3) uint8 array; it returns
-        (3, S, S) float32, normalized.
+        A function of a path, address, bytes, file object, PIL image or (H, W, 3) uint8
+        array; it returns (3, S, S) float32, normalized.
 
     Raises:
-        ConfigError: The module is none of ours.
+        ConfigError: The module is none of ours, or takes other than 3 channels.
         ModelNotFoundError: Nothing has this name.
         MissingExtraError: `train` without torchvision.
     """
     spec = _spec_of(model)
+    network = unwrapped(model)
+    if isinstance(network, ResNeXt) and network.spec.in_chans != 3:
+        raise ConfigError(
+            f"the model takes {network.spec.in_chans} channels; expected 3, pictures are RGB",
+            hint="prepare them yourself, by the sizes of resolve_data_config(model)",
+        )
     if train:
         augment = import_extra("resnext.training.augment", extra="train")
         random: Callable[[Any], Tensor] = augment.RandomCropTransform(spec)
@@ -256,21 +274,40 @@ def parameter_groups(
     return [groups[key] for key in sorted(groups)]
 
 
-def _with_weights(name: str | os.PathLike[str], weights: Any) -> str | os.PathLike[str]:
+def _locate(
+    name: str | os.PathLike[str], weights: Any, *, offline: bool | None
+) -> weight_files.LocalModel:
     if weights is None:
-        return name
+        local = weight_files.locate(name, offline=offline)
+        _warn_of_assumptions(local.document)
+        return local
     text = str(weights)  # torchvision's enum members print as ResNeXt50_32X4D_Weights.IMAGENET1K_V1
-    if text.upper() == "DEFAULT":
-        text = f"{name}_Weights.{text}"  # torchvision's choice
-    row = catalogue.find(text if "." in text else f"{name}.{text}")
     wanted = weight_files.describe(name).architecture.name
+    if suffix_of(text):
+        return weight_files.locate(text, offline=offline, architecture=wanted)
+    row = catalogue.find(text if "." in text else f"{os.fspath(name)}.{text}")
     if row.architecture != wanted:
         raise ConfigError(f"weights are {row.name}; expected some of {wanted}")
-    return row.name
+    return weight_files.locate(row.name, offline=offline)
 
 
-def _sized(spec: ArchSpec, *, in_chans: int, num_classes: int | None) -> ArchSpec:
-    return replace(spec, in_chans=in_chans, num_classes=num_classes or spec.num_classes)
+def _warn_of_assumptions(document: ModelDocument) -> None:
+    structure = document.provenance.get("assumed", {}).get("architecture", "")
+    # Only of networks with squeeze-and-excitation are there public weights of both kinds.
+    if "also those of" in structure and document.architecture.attention == "se":
+        warnings.warn(
+            f"{document.name} is taken for a {document.architecture.name}, {structure}; to say"
+            " which it is: create_model(ARCHITECTURE, weights=PATH)",
+            stacklevel=4,
+        )
+
+
+def _sized(spec: ArchSpec, *, in_chans: int | None, num_classes: int | None) -> ArchSpec:
+    return replace(
+        spec,
+        in_chans=spec.in_chans if in_chans is None else in_chans,
+        num_classes=num_classes or spec.num_classes,
+    )
 
 
 def _adapt_channels(tensors: Tensors, in_chans: int) -> Tensors:
@@ -279,6 +316,8 @@ def _adapt_channels(tensors: Tensors, in_chans: int) -> Tensors:
     have = weight.shape[1]
     if in_chans == have:
         return tensors
+    if have != 3:
+        raise ConfigError(f"in_chans is {in_chans}; expected {have}, as the weights have it")
     if in_chans == 1:
         adapted = weight.sum(axis=1, keepdims=True)
     else:
@@ -286,9 +325,18 @@ def _adapt_channels(tensors: Tensors, in_chans: int) -> Tensors:
     return {**tensors, key: adapted}
 
 
+def unwrapped(model: Any) -> Any:
+    """Return what torch.compile, DataParallel and DistributedDataParallel wrap."""
+    for name in ("_orig_mod", "module"):
+        if isinstance(model, nn.Module) and not isinstance(model, ResNeXt):
+            model = getattr(model, name, model)
+    return model
+
+
 def _spec_of(model: nn.Module | str | os.PathLike[str]) -> PreprocessSpec:
     if isinstance(model, str | os.PathLike):
         return weight_files.describe(model).preprocess
+    model = unwrapped(model)
     if not isinstance(model, ResNeXt):
         raise ConfigError(
             f"model is a {type(model).__name__}; expected what create_model returned, or a name"

@@ -52,6 +52,19 @@ def read(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     return {key: _array(path, key, tensor) for key, tensor in state.items()}
 
 
+def stated_name(path: str | os.PathLike[str]) -> str:
+    """Return the architecture that timm's training script wrote beside the tensors, or "".
+
+    Args:
+        path: A file that `read` takes.
+    """
+    content = _load(path)
+    if not isinstance(content, Mapping):
+        return ""
+    name = content.get("arch") or getattr(content.get("args"), "model", "")
+    return name if isinstance(name, str) else ""
+
+
 def write(file: BinaryIO, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
     """Write a `state_dict`, as `torch.save(model.state_dict(), file)` does.
 

@@ -79,12 +79,15 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
     return next((suffix for suffix in known if name.endswith(suffix)), "")
 
 
-def open_path(path: str | os.PathLike[str], *, sha256: str = "") -> LocalModel:
+def open_path(
+    path: str | os.PathLike[str], *, sha256: str = "", architecture: str = ""
+) -> LocalModel:
     """Open a checkpoint that the user has.
 
     Args:
         path: A file, or a folder that holds `model.safetensors`.
         sha256: Hash of the file, where it was just taken.
+        architecture: Its name, where the user knows it: anti-aliasing has no tensors.
 
     Raises:
         ModelNotFoundError: There is nothing of that name.
@@ -105,7 +108,10 @@ def open_path(path: str | os.PathLike[str], *, sha256: str = "") -> LocalModel:
         names = keymaps.to_torchvision(shapes)
         spec = arch.infer({name: shapes[key] for name, key in names.items()})
         config = _timm_config(path)
-        document = timmconfig.document(config, spec) if config else _assume(path, spec)
+        if config:
+            document = timmconfig.document(config, spec)
+        else:
+            document = _assume(path, _like(spec, _stated(path, format)), architecture)
     provenance = {**document.provenance, "file": path.name, "sha256": sha256}
     return LocalModel(
         path=path,
@@ -233,11 +239,29 @@ def _format(path: Path) -> Format:
     )
 
 
-def _assume(path: Path, spec: ArchSpec) -> ModelDocument:
-    """Describe a bare `state_dict`, and say what about it is an assumption."""
+def _stated(path: Path, format: Format) -> str:
+    """Return the architecture that a training script wrote beside the tensors, or ""."""
+    if format != "pth":
+        return ""
+    name: str = import_extra("resnext.checkpoints.pickles", extra="torch").stated_name(path)
+    return name
+
+
+def _assume(path: Path, spec: ArchSpec, name: str) -> ModelDocument:
+    """Describe a bare `state_dict`, and say what about it is an assumption.
+
+    Args:
+        path: Its file.
+        spec: The network whose tensors these are.
+        name: The architecture as somebody calls it, or "".
+    """
     usual = preprocess.usual(spec.input_size)
     structure = "from the shapes of the tensors"
-    if spec.attention == "se":
+    if name:
+        spec, structure = _named(name, spec), f"{name}, as it is called"
+    elif spec.antialias:
+        structure += " and the name in the checkpoint"
+    elif spec.attention != "sk" and spec.stem != "cifar":
         structure += f", which are also those of {replace(spec, antialias=True).name}"
     labels, source = _labels(path, spec.num_classes)
     return ModelDocument(
@@ -254,6 +278,27 @@ def _assume(path: Path, spec: ArchSpec) -> ModelDocument:
             }
         },
     )
+
+
+def _like(spec: ArchSpec, stated: str) -> ArchSpec:
+    """Return the network with the anti-aliasing that its training script named, if any."""
+    try:
+        antialias = arch.parse(stated).antialias
+    except ModelNotFoundError:  # the script's own name, or none
+        return spec
+    return replace(spec, antialias=antialias)
+
+
+def _named(name: str, spec: ArchSpec) -> ArchSpec:
+    """Return the network of this name, whose tensors must be those of `spec`."""
+    try:
+        named = arch.parse(name)
+    except ModelNotFoundError as error:
+        raise ModelFileError(error.message, hint=error.hint) from error
+    named = replace(named, num_classes=spec.num_classes, in_chans=spec.in_chans)
+    if arch.tensor_shapes(named) != arch.tensor_shapes(spec):
+        raise ModelFileError(f"the tensors are {spec.name}'s; expected those of {named.name}")
+    return named
 
 
 def _labels(path: Path, count: int) -> tuple[Labels, str]:

@@ -21,11 +21,19 @@ DTYPES = ("float32", "float16", "bfloat16")
 @click.argument("target", metavar="B", type=click.Path())
 @click.option("--to", type=click.Choice(FORMATS), help="Default: as the name of B says.")
 @click.option("--dtype", type=click.Choice(DTYPES),
-              help="Of the weights; vectors stay float32.  [default: as in A]")  # fmt: skip
+              help="Of the weights, not of batch norms and biases; default: as in A.")  # fmt: skip
+@click.option("--architecture", default="", help="Of A, where its tensors do not tell.")
 @click.option("--force", is_flag=True, help="Replace B if it is there.")
 @click.option("--offline", is_flag=True, help="Never touch the network.")
 def convert(
-    *, source: str, target: str, to: str | None, dtype: str | None, force: bool, offline: bool
+    *,
+    source: str,
+    target: str,
+    to: str | None,
+    dtype: str | None,
+    architecture: str,
+    force: bool,
+    offline: bool,
 ) -> int:
     """Write model A, a catalogue name, file or hf-hub:owner/repo, as B.
 
@@ -34,7 +42,7 @@ def convert(
     x.safetensors  our model file, which carries everything
     x.pth, x.pt    a state_dict for torchvision (needs torch)
     x/             a folder for timm: model.safetensors, config.json
-    --to safetensors x.safetensors  the tensors alone
+    x.safetensors --to safetensors  the tensors alone
 
     The tensors are read back and compared bit by bit. What B has no place for is said on
     stderr. A is never overwritten.
@@ -49,6 +57,7 @@ def convert(
             to=to,
             dtype=dtype,
             force=force,
+            architecture=architecture,
             offline=offline or None,
             progress=downloaded,
         )

@@ -71,13 +71,16 @@ class EagerEngine(AbstractEngine):
             for values in affine(document.preprocess)
         )
         self._scale, self._shift = scale, shift
-        model = filled(lambda: ResNeXt(spec), tensors).eval()
+        model = filled(
+            lambda: ResNeXt(spec), tensors, device=torch.device("cpu"), dtype=torch.float32
+        ).eval()
         model.to(memory_format=torch.channels_last)
         self._model = model.to(self._device, self._dtype)
 
     def _infer(self, batch_nhwc: npt.NDArray[np.uint8]) -> Outputs:
         try:
-            with torch.inference_mode():
+            # By default cuDNN rounds float32 to 10 bits of mantissa.
+            with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
                 pixels = torch.from_numpy(batch_nhwc).to(self._device).permute(0, 3, 1, 2)
                 images = (pixels.float() * self._scale + self._shift).to(self._dtype)
                 embedding = self._model.forward_head(
