@@ -35,6 +35,8 @@ FULL = [
     ("resnext101_32x4d", 96),
     ("resnext101_32x8d", 96),
     ("resnext101_64x4d", 96),
+    ("resnext101_32x16d", 64),
+    ("resnext101_32x32d", 64),
     ("resnext29_8x64d", 32),
     ("seresnext26d_32x4d", 96),
     ("seresnext26t_32x4d", 96),

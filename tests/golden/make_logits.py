@@ -20,7 +20,13 @@ from oracles import oracle, run_oracle
 from resnext import arch
 
 SEED, COUNT = 20261121, 2
-NETWORKS = {"resnext26_2x4d": 64, "resnext26d_2x4d": 65, "resnext29_2x4d": 32}
+NETWORKS = {
+    "resnext26_2x4d": 64,
+    "resnext26d_2x4d": 65,
+    "resnext29_2x4d": 32,
+    "seresnextaa26t_2x4d": 64,
+    "skresnext26_2x4d": 64,
+}
 
 
 def main() -> None:
