@@ -21,7 +21,11 @@ hub hub.downloads hub.cache hub.origins weights
 results results.formats results.outputs results.parquet results.sinks
 engines engines.base engines.graph engines.compiled engines.openvino engines.ort
 modules network engines.eager engines.select
-prefetch classifier training training.augment zoo interchange testing
+prefetch classifier
+training training.config training.recipes training.samples training.data training.order
+training.augment zoo interchange testing
+training.losses training.optim training.dist training.checkpoint training.feed training.state
+training.score training.loop training.log training.report training.head training.finetune
 __init__
 cli cli.text cli.progress cli.complete cli.models cli.predict cli.info cli.convert cli.cache cli.app
 __main__
