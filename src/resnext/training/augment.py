@@ -4,11 +4,12 @@ What is random follows from a key that comes with each picture and each batch, s
 that is continued draws what it would have drawn.
 
 Source: random crops arXiv:1409.4842; mixup arXiv:1710.09412; cutmix arXiv:1905.04899;
-TrivialAugment arXiv:2103.10158; RandAugment arXiv:1909.13719; the transforms are torchvision's.
+TrivialAugment arXiv:2103.10158; RandAugment arXiv:1909.13719; most transforms are torchvision's.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from resnext import images, preprocess
 from resnext.preprocess import PreprocessSpec
 from resnext.training.config import AugmentConfig, DataConfig
 
+_MAX_MAGNITUDE = 30  # of torchvision's RandAugment, which has 31 of them
 # Eigenvectors times eigenvalues of ImageNet's colors (AlexNet, section 4.1; fb.resnet.torch).
 _LIGHTING = np.array(
     [
@@ -131,30 +133,122 @@ class Lighting(v2.Transform):  # type: ignore[misc]
         return (inpt.float() + shift).round().clamp(0, 255).to(torch.uint8)
 
 
-def _steps(data: DataConfig, augment: AugmentConfig) -> list[v2.Transform]:
-    filter = v2.InterpolationMode(data.interpolation)
-    steps: list[v2.Transform] = []
-    if augment.pad:
-        steps.append(v2.RandomCrop(data.train_size, padding=augment.pad))
-    else:
-        steps.append(
-            v2.RandomResizedCrop(
-                data.train_size, scale=augment.crop_area, interpolation=filter, antialias=True
-            )
+class VariedRandAugment(v2.Transform):  # type: ignore[misc]
+    """RandAugment whose operations come by chance, with a magnitude that varies.
+
+    Args:
+        augment: Number, chance, magnitude and its standard deviation.
+        filter: Of rotations and shears.
+        fill: Color of what comes in from outside, R, G and B of 0 to 255.
+    """
+
+    def __init__(
+        self, augment: AugmentConfig, *, filter: v2.InterpolationMode, fill: list[float]
+    ) -> None:
+        super().__init__()
+        self.augment = augment
+        self._by_magnitude = [
+            v2.RandAugment(1, magnitude, interpolation=filter, fill=fill)
+            for magnitude in range(_MAX_MAGNITUDE + 1)
+        ]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Change (3, H, W) uint8."""
+        for _ in range(self.augment.rand_ops):
+            if torch.rand(()) < self.augment.rand_chance:
+                drawn = torch.randn(()) * self.augment.rand_std + self.augment.rand_magnitude
+                magnitude = int(drawn.round().clamp(0, _MAX_MAGNITUDE))
+                image = self._by_magnitude[magnitude](image)
+        return image
+
+
+class Erasing(v2.Transform):  # type: ignore[misc]
+    """Cover rectangles with noise or the mean color (arXiv:1708.04896).
+
+    Args:
+        augment: Chance, most rectangles, and whether noise.
+        data: Mean and deviation of the noise.
+    """
+
+    def __init__(self, augment: AugmentConfig, data: DataConfig) -> None:
+        super().__init__()
+        self.augment = augment
+        self._mean, self._std = (
+            torch.tensor(values).reshape(3, 1, 1) * 255 for values in (data.mean, data.std)
         )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Change (3, H, W) uint8."""
+        if torch.rand(()) >= self.augment.erase:
+            return image
+        image = image.clone()
+        count = int(torch.randint(1, self.augment.erase_count + 1, ()))
+        for _ in range(count):
+            self._cover(image, 1 / count)
+        return image
+
+    def _cover(self, image: Tensor, share: float) -> None:
+        """Cover 2 to 33 % of a picture, of side ratio 0.3 to 3.3, or a share of that."""
+        height, width = image.shape[-2:]
+        area = float(torch.empty(()).uniform_(0.02, 0.33)) * share * height * width
+        ratio = math.exp(float(torch.empty(()).uniform_(math.log(0.3), math.log(3.3))))
+        tall = min(round(math.sqrt(area * ratio)), height)
+        wide = min(round(math.sqrt(area / ratio)), width)
+        top = int(torch.randint(0, height - tall + 1, ()))
+        left = int(torch.randint(0, width - wide + 1, ()))
+        noise = torch.randn(3, tall, wide) if self.augment.erase_noise else torch.zeros(())
+        fill = (self._mean + self._std * noise).round().clamp(0, 255)
+        image[:, top : top + tall, left : left + wide] = fill.to(torch.uint8)
+
+
+def _steps(data: DataConfig, augment: AugmentConfig) -> list[v2.Transform]:
+    steps = [_crop(data, augment)]
     if augment.flip:
         steps.append(v2.RandomHorizontalFlip(augment.flip))
-    if augment.policy == "trivial":
-        steps.append(v2.TrivialAugmentWide(interpolation=filter))
-    elif augment.policy == "rand":
-        steps.append(v2.RandAugment(augment.rand_ops, augment.rand_magnitude, interpolation=filter))
+    steps += _policy(data, augment)
     if augment.color_jitter:
         steps.append(v2.ColorJitter(*[augment.color_jitter] * 3))
     if augment.lighting:
         steps.append(Lighting(augment.lighting))
-    if augment.erase:
-        steps.append(v2.RandomErasing(augment.erase, value=[int(255 * m) for m in data.mean]))
+    if augment.erase and (augment.erase_noise or augment.erase_count > 1):
+        steps.append(Erasing(augment, data))
+    elif augment.erase:
+        steps.append(v2.RandomErasing(augment.erase, value=[round(255 * m) for m in data.mean]))
     return steps
+
+
+def _crop(data: DataConfig, augment: AugmentConfig) -> v2.Transform:
+    filters = _filters(data)
+    if augment.pad:
+        whole = v2.Resize(data.train_size, interpolation=filters[-1], antialias=True)
+        return v2.Compose([whole, v2.RandomCrop(data.train_size, padding=augment.pad)])
+    crops = [
+        v2.RandomResizedCrop(
+            data.train_size, scale=augment.crop_area, interpolation=filter, antialias=True
+        )
+        for filter in filters
+    ]
+    return crops[0] if len(crops) == 1 else v2.RandomChoice(crops)
+
+
+def _policy(data: DataConfig, augment: AugmentConfig) -> list[v2.Transform]:
+    filter = _filters(data)[-1]
+    if augment.policy == "trivial":
+        return [v2.TrivialAugmentWide(interpolation=filter)]
+    if augment.policy != "rand":
+        return []
+    if augment.rand_std or augment.rand_chance < 1:
+        fill = [255 * value for value in data.mean]
+        return [VariedRandAugment(augment, filter=filter, fill=fill)]
+    return [v2.RandAugment(augment.rand_ops, augment.rand_magnitude, interpolation=filter)]
+
+
+def _filters(data: DataConfig) -> list[v2.InterpolationMode]:
+    """Return the filters that training pictures are resized with, by chance."""
+    name = data.train_interpolation
+    if name == "random":
+        return [v2.InterpolationMode.BILINEAR, v2.InterpolationMode.BICUBIC]
+    return [v2.InterpolationMode(data.interpolation if name == "same" else name)]
 
 
 def mix(images_nchw: Tensor, targets: Tensor, augment: AugmentConfig, key: int) -> None:

@@ -46,10 +46,15 @@ class DataConfig:
         train_size: Side of the training crops.
         test_size: Side of the test crops, and of the model that comes out.
         test_resize: Short side before the test crop.
-        interpolation: Filter of every resizing.
+        test_sizes: Other test sizes to try with the best weights when all is done; the best
+            is recorded in the model file (the FixRes effect, arXiv:1906.06423).
+        interpolation: Filter of resizing test pictures.
+        train_interpolation: Filter of resizing training pictures: "same" as for test pictures,
+            or "random", one of the two for each picture.
         mean: Subtracted from R, G and B in 0 to 1.
         std: What the difference is divided by.
         repeats: Times a picture comes in a row, differently augmented (repeated augmentation).
+        balanced: Draw every class equally often, however many pictures it has.
         num_workers: Processes that decode, for each training process; -1 for what suits.
         cache: Keep decoded pictures in memory.
     """
@@ -57,10 +62,13 @@ class DataConfig:
     train_size: int = 224
     test_size: int = 224
     test_resize: int = 256
+    test_sizes: tuple[int, ...] = ()
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    train_interpolation: Literal["same", "bilinear", "bicubic", "random"] = "same"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     repeats: int = 1
+    balanced: bool = False
     num_workers: int = -1
     cache: bool = False
 
@@ -78,7 +86,11 @@ class AugmentConfig:
         policy: "" for none, "trivial" (TrivialAugment-wide) or "rand" (RandAugment).
         rand_magnitude: Of RandAugment, 0 to 30.
         rand_ops: Operations of RandAugment a picture.
+        rand_std: Standard deviation of its magnitude from picture to picture.
+        rand_chance: Chance that each of its operations is done.
         erase: Chance that a rectangle is erased.
+        erase_count: Most rectangles a picture, which share the area of one.
+        erase_noise: Fill it with noise of the data's mean and deviation, not with the mean.
         mixup_alpha: Of the beta distribution; 0 for no mixup.
         cutmix_alpha: The same for cutmix; with both, each batch draws one.
     """
@@ -91,7 +103,11 @@ class AugmentConfig:
     policy: Literal["", "trivial", "rand"] = ""
     rand_magnitude: int = 9
     rand_ops: int = 2
+    rand_std: float = 0.0
+    rand_chance: float = 1.0
     erase: float = 0.0
+    erase_count: int = 1
+    erase_noise: bool = False
     mixup_alpha: float = 0.0
     cutmix_alpha: float = 0.0
 
@@ -104,6 +120,9 @@ class LossConfig:
         kind: "cross_entropy", or "bce": a yes or no for each class.
         label_smoothing: Share of the target spread over all classes.
         class_weights: "none", or "balanced": inverse to the number of pictures.
+        bce_threshold: With "bce", targets above it count as 1 and all others as 0; 0 keeps
+            them as they are.
+        teacher: Name of the model, or file, that is also learned from; "" for none.
         distill_weight: Share of the loss that compares with the teacher; 0 for no teacher.
         distill_temperature: Of both softmaxes in that comparison.
     """
@@ -111,6 +130,8 @@ class LossConfig:
     kind: Literal["cross_entropy", "bce"] = "cross_entropy"
     label_smoothing: float = 0.0
     class_weights: Literal["none", "balanced"] = "none"
+    bce_threshold: float = 0.0
+    teacher: str = ""
     distill_weight: float = 0.0
     distill_temperature: float = 2.0
 
@@ -121,11 +142,13 @@ class OptimConfig:
 
     Args:
         name: "sgd" (Nesterov if `nesterov`), "adamw" or "lamb".
-        lr: Learning rate at `reference_batch_size`; follows the batch size in proportion
-            (arXiv:1706.02677).
+        lr: Learning rate at `reference_batch_size`.
+        lr_scaling: How it follows the batch size: "linear", in proportion (arXiv:1706.02677),
+            or "sqrt", to its square root (arXiv:1904.00962).
         reference_batch_size: Global batch size that `lr` is meant for.
         batch_size: Global batch size.
-        grad_accum_steps: Parts that a batch is computed in on each device, one by one.
+        grad_accum_steps: Parts that a batch is computed in on each device, one by one; 0 for
+            as few as fit into memory (`training.search`).
         momentum: Of SGD; the first beta of the others.
         nesterov: Whether SGD looks ahead.
         weight_decay: Of convolutions and the classifier.
@@ -136,6 +159,7 @@ class OptimConfig:
 
     name: Literal["sgd", "adamw", "lamb"] = "sgd"
     lr: float = 0.1
+    lr_scaling: Literal["linear", "sqrt"] = "linear"
     reference_batch_size: int = 256
     batch_size: int = 256
     grad_accum_steps: int = 1
@@ -149,7 +173,8 @@ class OptimConfig:
     @property
     def scaled_lr(self) -> float:
         """Learning rate at the batch size of this run."""
-        return self.lr * self.batch_size / self.reference_batch_size
+        times = self.batch_size / self.reference_batch_size
+        return self.lr * (times if self.lr_scaling == "linear" else times**0.5)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,8 +184,11 @@ class ScheduleConfig:
     Args:
         epochs: Passes over the training pictures.
         kind: "cosine" down to `final_factor`, or "step".
+        every: Whether it changes with every "step" or stays through an "epoch".
         warmup_epochs: Epochs of linear rise from `warmup_factor`.
         warmup_factor: First learning rate, as a share.
+        warmup_inside: The curve begins at epoch 0 and warm-up replaces its first part;
+            otherwise it begins after the warm-up.
         milestones: Epochs after which "step" multiplies by `step_factor`.
         step_factor: What it multiplies by.
         final_factor: Last learning rate of "cosine", as a share.
@@ -169,8 +197,10 @@ class ScheduleConfig:
 
     epochs: int = 100
     kind: Literal["cosine", "step"] = "cosine"
+    every: Literal["step", "epoch"] = "step"
     warmup_epochs: float = 0.0
     warmup_factor: float = 0.01
+    warmup_inside: bool = False
     milestones: tuple[int, ...] = ()
     step_factor: float = 0.1
     final_factor: float = 0.0
@@ -232,6 +262,8 @@ class TrainConfig:
             value = _get(self, path)
             if not low <= value <= high:
                 raise ConfigError(f"{path} is {value}; expected {low:g} to {high:g}")
+        if not all(8 <= size <= 2048 for size in self.data.test_sizes):
+            raise ConfigError(f"data.test_sizes is {self.data.test_sizes}; expected 8 to 2048 each")
         low, high = self.augment.crop_area
         if not 0 < low <= high <= 1:
             raise ConfigError(f"augment.crop_area is {low}, {high}; expected 0 < low <= high <= 1")
@@ -279,17 +311,25 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "data.repeats": (1, 64),
     "data.num_workers": (-1, 1024),
     "augment.flip": (0, 1),
+    "augment.pad": (0, 1024),
+    "augment.color_jitter": (0, 1),
+    "augment.lighting": (0, 10),
     "augment.erase": (0, 1),
+    "augment.erase_count": (1, 100),
     "augment.rand_magnitude": (0, 30),
+    "augment.rand_ops": (1, 100),
+    "augment.rand_std": (0, 30),
+    "augment.rand_chance": (0, 1),
     "augment.mixup_alpha": (0, 100),
     "augment.cutmix_alpha": (0, 100),
     "loss.label_smoothing": (0, 0.99),
+    "loss.bce_threshold": (0, 0.99),
     "loss.distill_weight": (0, 1),
     "loss.distill_temperature": (0.01, 100),
     "optim.lr": (0, 1e4),
     "optim.batch_size": (1, 2**20),
     "optim.reference_batch_size": (1, 2**20),
-    "optim.grad_accum_steps": (1, 2**16),
+    "optim.grad_accum_steps": (0, 2**16),
     "optim.momentum": (0, 0.9999),
     "optim.weight_decay": (0, 10),
     "optim.norm_weight_decay": (0, 10),
@@ -298,7 +338,9 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "schedule.epochs": (1, 100_000),
     "schedule.warmup_epochs": (0, 100_000),
     "schedule.warmup_factor": (0, 1),
+    "schedule.step_factor": (0, 1),
     "schedule.final_factor": (0, 1),
+    "schedule.freeze_epochs": (0, 100_000),
     "ema.decay": (0, 0.999999),
     "ema.every": (1, 1_000_000),
     "seed": (0, 2**63 - 1),
@@ -315,6 +357,16 @@ def paths(kind: type = TrainConfig, prefix: str = "") -> list[str]:
         else:
             found.append(f"{prefix}{name}")
     return found
+
+
+def value_of(config: TrainConfig, path: str) -> Any:
+    """Return the value of a key such as `optim.lr`."""
+    return _get(config, path)
+
+
+def differences(config: TrainConfig, other: TrainConfig) -> list[str]:
+    """List the keys whose values differ."""
+    return [path for path in paths() if _get(config, path) != _get(other, path)]
 
 
 def _get(config: Any, path: str) -> Any:

@@ -51,7 +51,7 @@ def train_step(state: TrainState, pixels: Tensor, labels: Tensor, run: Run) -> f
     _set_mode(state.model, frozen=epoch < config.schedule.freeze_epochs)
     state.optimizer.zero_grad(set_to_none=True)
 
-    total, parts = 0.0, config.optim.grad_accum_steps
+    total, parts = 0.0, max(config.optim.grad_accum_steps, 1)
     for index, (images, targets) in enumerate(zip(pixels.chunk(parts), labels.chunk(parts))):  # noqa: B905
         last = index == parts - 1
         quiet = contextlib.nullcontext() if last else _no_sync(state.parallel)
@@ -79,6 +79,31 @@ def train_step(state: TrainState, pixels: Tensor, labels: Tensor, run: Run) -> f
 
 
 def _loss(state: TrainState, pixels: Tensor, labels: Tensor, run: Run, *, part: int) -> Tensor:
+    images, targets = prepare(pixels, labels, run, step=state.step, part=part)
+    with run.autocast:
+        logits = state.parallel(images)
+        with torch.no_grad():
+            teacher = None if run.teacher is None else run.teacher(images)
+    return losses.compute(
+        logits, targets, run.config.loss, class_weights=run.class_weights, teacher=teacher
+    )
+
+
+def prepare(
+    pixels: Tensor, labels: Tensor, run: Run, *, step: int, part: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Make of a batch what the network and the loss get: normalized, smoothed, mixed.
+
+    Args:
+        pixels: (N, 3, S, S) uint8.
+        labels: (N,) class indices or (N, K) of 0 and 1.
+        run: What stays the same.
+        step: Steps done before.
+        part: Which part of this process's share of the batch.
+
+    Returns:
+        (N, 3, S, S) float32 pictures and (N, K) float32 targets, on the device.
+    """
     config = run.config
     images = run.normalize(pixels)
     targets = losses.make_targets(
@@ -86,15 +111,9 @@ def _loss(state: TrainState, pixels: Tensor, labels: Tensor, run: Run, *, part: 
         run.train.num_classes,
         smoothing=config.loss.label_smoothing,
     )
-    key = _key(config.seed, state.step, run.processes.rank) + part
+    key = _key(config.seed, step, run.processes.rank) + part
     augment.mix(images, targets, config.augment, key)
-    with run.autocast:
-        logits = state.parallel(images)
-        with torch.no_grad():
-            teacher = None if run.teacher is None else run.teacher(images)
-    return losses.compute(
-        logits, targets, config.loss, class_weights=run.class_weights, teacher=teacher
-    )
+    return images, targets
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

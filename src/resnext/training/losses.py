@@ -54,6 +54,8 @@ def compute(
     """
     logits = logits.float()
     if config.kind == "bce":
+        if config.bce_threshold:
+            targets = (targets > config.bce_threshold).float()
         each = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         each = each if class_weights is None else each * class_weights
         loss = each.mean()

@@ -121,13 +121,15 @@ def lr_factor(config: ScheduleConfig, epoch: float) -> float:
         config: The schedule.
         epoch: Epochs done, with a fraction.
     """
+    if config.every == "epoch":
+        epoch = math.floor(epoch)
     if epoch < config.warmup_epochs:
         done = epoch / config.warmup_epochs
         return config.warmup_factor + (1 - config.warmup_factor) * done
     if config.kind == "step":
         return config.step_factor ** sum(epoch >= mark for mark in config.milestones)
-    length = max(config.epochs - config.warmup_epochs, 1e-9)
-    done = min((epoch - config.warmup_epochs) / length, 1.0)
+    begin = 0.0 if config.warmup_inside else config.warmup_epochs
+    done = min((epoch - begin) / max(config.epochs - begin, 1e-9), 1.0)
     cosine = (1 + math.cos(math.pi * done)) / 2
     return config.final_factor + (1 - config.final_factor) * cosine
 

@@ -6,6 +6,7 @@ N pictures, K classes, S pixels a side.
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,7 +96,7 @@ class Run:
     class_weights: Tensor | None = None
     teacher: nn.Module | None = None
 
-    @property
+    @functools.cached_property
     def order(self) -> Order:
         """Which picture comes when."""
         config = self.config
@@ -104,6 +105,7 @@ class Run:
             batch_size=config.optim.batch_size,
             seed=config.seed,
             repeats=config.data.repeats,
+            weights=_balance(self.train) if config.data.balanced else None,
         )
 
     @property
@@ -122,6 +124,15 @@ class Run:
         images = (pixels.to(device, non_blocking=True).float() - mean) / std
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         return images.contiguous(memory_format=layout)
+
+
+def _balance(samples: SampleSet) -> tuple[float, ...]:
+    """Return how often each picture is drawn, so that each class comes equally often."""
+    counts = samples.counts
+    return tuple(
+        sum(1 / counts[label] for label in sample.labels) or 1 / len(samples)
+        for sample in samples.samples
+    )
 
 
 def start(run: Run) -> TrainState:
