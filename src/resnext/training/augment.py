@@ -205,7 +205,8 @@ def _steps(data: DataConfig, augment: AugmentConfig) -> list[v2.Transform]:
     steps = [_crop(data, augment)]
     if augment.flip:
         steps.append(v2.RandomHorizontalFlip(augment.flip))
-    steps += _policy(data, augment)
+    if augment.policy:
+        steps.append(_policy(data, augment))
     if augment.color_jitter:
         steps.append(v2.ColorJitter(*[augment.color_jitter] * 3))
     if augment.lighting:
@@ -231,16 +232,14 @@ def _crop(data: DataConfig, augment: AugmentConfig) -> v2.Transform:
     return crops[0] if len(crops) == 1 else v2.RandomChoice(crops)
 
 
-def _policy(data: DataConfig, augment: AugmentConfig) -> list[v2.Transform]:
-    filter = _filters(data)[-1]
+def _policy(data: DataConfig, augment: AugmentConfig) -> v2.Transform:
+    filter = v2.InterpolationMode.BILINEAR  # torchvision rotates tensors in no better way
     if augment.policy == "trivial":
-        return [v2.TrivialAugmentWide(interpolation=filter)]
-    if augment.policy != "rand":
-        return []
+        return v2.TrivialAugmentWide(interpolation=filter)
     if augment.rand_std or augment.rand_chance < 1:
         fill = [255 * value for value in data.mean]
-        return [VariedRandAugment(augment, filter=filter, fill=fill)]
-    return [v2.RandAugment(augment.rand_ops, augment.rand_magnitude, interpolation=filter)]
+        return VariedRandAugment(augment, filter=filter, fill=fill)
+    return v2.RandAugment(augment.rand_ops, augment.rand_magnitude, interpolation=filter)
 
 
 def _filters(data: DataConfig) -> list[v2.InterpolationMode]:
