@@ -18,6 +18,8 @@ from resnext.cli.cache import cache
 from resnext.cli.info import info
 from resnext.cli.models import models
 from resnext.cli.predict import predict
+from resnext.cli.recipes import recipes
+from resnext.cli.train import train
 from resnext.errors import ResNeXtError, closest
 
 FAULT, ENVIRONMENT, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 5, 130, 141, 143
@@ -138,5 +140,5 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise _Terminated
 
 
-for command in (predict, models, info, cache):
+for command in (predict, train, recipes, models, info, cache):
     app.add_command(command)

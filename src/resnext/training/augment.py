@@ -1,4 +1,4 @@
-"""[train] From a picture to a training or test sample, and whole batches mixed.
+"""[train] From a picture to a sample, by chance; whole batches mixed.
 
 What is random follows from a key that comes with each picture and each batch, so a run
 that is continued draws what it would have drawn.

@@ -364,6 +364,13 @@ def value_of(config: TrainConfig, path: str) -> Any:
     return _get(config, path)
 
 
+def show(value: object) -> str:
+    """Write a value for people."""
+    if isinstance(value, tuple):
+        return ", ".join(map(show, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
+
+
 def differences(config: TrainConfig, other: TrainConfig) -> list[str]:
     """List the keys whose values differ."""
     return [path for path in paths() if _get(config, path) != _get(other, path)]

@@ -1,4 +1,4 @@
-"""Recipes: published and own ways to train, each a function that returns its numbers.
+"""Recipes: ways to train, each a function that returns its numbers.
 
 A docstring says where the numbers come from and where this code still differs from what
 produced the published figure. Standard library only.
@@ -24,13 +24,24 @@ from resnext.training.registry import (
     Recipe,
     deviations,
     get,
+    is_published,
     names,
     promised,
     recipe,
 )
 
 # Whoever asks for a recipe by name imports this module, which registers them.
-__all__ = ["Cost", "Dataset", "Recipe", "deviations", "get", "names", "promised", "recipe"]
+__all__ = [
+    "Cost",
+    "Dataset",
+    "Recipe",
+    "deviations",
+    "get",
+    "is_published",
+    "names",
+    "promised",
+    "recipe",
+]
 
 IMAGENET = Dataset(name="ImageNet-1k", num_classes=1000, num_pictures=1_281_167)
 CIFAR10 = Dataset(name="CIFAR-10", num_classes=10, num_pictures=50_000)

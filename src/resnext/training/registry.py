@@ -1,4 +1,4 @@
-"""What a recipe is: its numbers, their source, what they cost and what they promise.
+"""What a recipe is: its numbers, their source, its cost and promise.
 
 A number is promised for the architectures listed with it, on the recipe's own data, and for
 nothing else: `deviations` says what a run changed. The recipes are in `training.recipes`.
@@ -14,7 +14,7 @@ from typing import Any
 
 from resnext import arch
 from resnext.errors import ConfigError, closest
-from resnext.training.config import TrainConfig, differences, value_of
+from resnext.training.config import TrainConfig, differences, show, value_of
 
 Build = Callable[[], TrainConfig]
 
@@ -137,9 +137,12 @@ class Cost:
     pictures: int
     macs: int
 
+    def show_macs(self) -> str:
+        """Write the multiply-accumulates, such as 1.6e18."""
+        return f"{self.macs:.1e}".replace("e+", "e")
+
     def __str__(self) -> str:
-        macs = f"{self.macs:.1e}".replace("e+", "e")
-        return f"{self.pictures / 1e6:,.0f} M pictures, {macs} MACs"
+        return f"{self.pictures / 1e6:,.0f} M pictures, {self.show_macs()} MACs"
 
 
 _RECIPES: dict[str, Recipe] = {}
@@ -178,6 +181,11 @@ def get(name: str) -> Recipe:
             hint=f"did you mean {near[0]!r}?" if near else f"one of {', '.join(_RECIPES)}",
         )
     return _RECIPES[name]
+
+
+def is_published(name: str) -> bool:
+    """Tell whether there are published numbers to hold a run against."""
+    return name in _RECIPES and bool(_RECIPES[name].expected)
 
 
 def promised(config: TrainConfig) -> float | None:
@@ -232,14 +240,8 @@ def _other_data(
 
 def _describe_change(path: str, config: TrainConfig, original: TrainConfig) -> str:
     was, now = value_of(original, path), value_of(config, path)
-    said = f"{path} is {_show(now)}; the recipe has {_show(was)}"
+    said = f"{path} is {show(now)}; the recipe has {show(was)}"
     if path == "optim.batch_size":
         rate = config.optim.scaled_lr
         said += f" (the learning rate follows, {config.optim.lr_scaling}: {rate:.4g})"
     return said
-
-
-def _show(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value) or "none"

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from resnext.errors import ConfigError
+from resnext.errors import ConfigError, DatasetError, ModelFileError
 from resnext.network import ResNeXt
 from resnext.training import dist, optim
 from resnext.training.config import TrainConfig
+from resnext.training.data import balanced_weights
 from resnext.training.dist import Processes
 from resnext.training.order import Order
 from resnext.training.samples import SampleSet
 from resnext.zoo import create_model
 
 _TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_COUNTS = ("step", "epoch", "loss_sum", "best", "waited")
 
 
 @dataclass
@@ -36,6 +39,8 @@ class TrainState:
         optimizer: With its moments.
         scaler: Of the loss in fp16; does nothing otherwise.
         step: Steps done.
+        epoch: Epochs done, evaluation included.
+        loss_sum: Sum of the losses of this epoch's steps.
         best: Best top-1 so far, in percent, of an evaluation.
         waited: Evaluations since then.
     """
@@ -46,6 +51,8 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     step: int = 0
+    epoch: int = 0
+    loss_sum: float = 0.0
     best: float = -1.0
     waited: int = 0
 
@@ -61,19 +68,27 @@ class TrainState:
             "mean": None if self.mean is None else self.mean.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "step": self.step,
-            "best": self.best,
-            "waited": self.waited,
+            **{name: getattr(self, name) for name in _COUNTS},
         }
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Take over what `to_save` returned."""
-        self.model.load_state_dict(saved["model"])
-        if self.mean is not None:
-            self.mean.load_state_dict(saved["mean"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
-        self.step, self.best, self.waited = saved["step"], saved["best"], saved["waited"]
+        """Take over what `to_save` returned.
+
+        Raises:
+            ModelFileError: It is not of a run like this one.
+        """
+        try:
+            self.model.load_state_dict(saved["model"])
+            if self.mean is not None:
+                self.mean.load_state_dict(saved["mean"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.scaler.load_state_dict(saved["scaler"])
+            for name in _COUNTS:
+                setattr(self, name, saved[name])
+        except KeyError as error:
+            raise ModelFileError(f"it lacks {error}") from error
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise ModelFileError(f"it does not fit: {error}") from error
 
 
 @dataclass(kw_only=True)
@@ -85,8 +100,11 @@ class Run:
         train: Pictures to learn from.
         test: Pictures to evaluate on, or None.
         processes: Which process this is.
-        class_weights: (K,) factor of each class in the loss, or None.
+        class_weights: (K,) factor of each class in the loss; None as the config says.
         teacher: Network whose answers are learned from as well, or None.
+
+    Raises:
+        DatasetError: Classes are to weigh the same, and one has no picture.
     """
 
     config: TrainConfig
@@ -95,6 +113,12 @@ class Run:
     processes: Processes = field(default_factory=Processes)
     class_weights: Tensor | None = None
     teacher: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        if self.class_weights is None and self.config.loss.class_weights == "balanced":
+            self.class_weights = balance(self.train)
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(self.processes.device)
 
     @functools.cached_property
     def order(self) -> Order:
@@ -105,7 +129,7 @@ class Run:
             batch_size=config.optim.batch_size,
             seed=config.seed,
             repeats=config.data.repeats,
-            weights=_balance(self.train) if config.data.balanced else None,
+            weights=balanced_weights(self.train) if config.data.balanced else None,
         )
 
     @property
@@ -126,25 +150,36 @@ class Run:
         return images.contiguous(memory_format=layout)
 
 
-def _balance(samples: SampleSet) -> tuple[float, ...]:
-    """Return how often each picture is drawn, so that each class comes equally often."""
-    counts = samples.counts
-    return tuple(
-        sum(1 / counts[label] for label in sample.labels) or 1 / len(samples)
-        for sample in samples.samples
-    )
+def balance(samples: SampleSet) -> Tensor:
+    """Return (K,) factors with which all classes weigh the same; of a picture, 1 on average.
+
+    Raises:
+        DatasetError: A class has no picture.
+    """
+    for name, count in zip(samples.labels.class_names, samples.counts, strict=True):
+        if not count:
+            raise DatasetError(
+                f"the class {name!r} has no training picture; expected at least one to weigh it",
+                hint="add pictures of it, or set loss.class_weights=none",
+            )
+    counts = torch.tensor(samples.counts, dtype=torch.float64)
+    return (counts.sum() / (len(counts) * counts)).float()
 
 
 def start(run: Run) -> TrainState:
     """Build network and optimizer of a run.
 
     Raises:
-        ConfigError: An option is out of range.
+        ConfigError: An option is out of range, or does not suit the pictures.
         ModelNotFoundError: No such architecture or weights.
     """
     config, device = run.config, run.processes.device
-    torch.manual_seed(config.seed)
-    torch.use_deterministic_algorithms(config.deterministic)
+    if run.train.multi_label and config.loss.kind != "bce":
+        raise ConfigError(
+            "loss.kind is 'cross_entropy', and pictures may be of several classes; expected 'bce'",
+            hint="set loss.kind=bce",
+        )
+    _seed(config)
     model = create_model(
         config.model.pretrained or config.model.architecture,
         bool(config.model.pretrained),
@@ -161,16 +196,24 @@ def start(run: Run) -> TrainState:
         dist.synchronize_batch_norm(model)
     layout = torch.channels_last if config.channels_last else torch.contiguous_format
     model.to(device).to(memory_format=layout)
-    mean = None
-    if config.ema.decay:
-        mean = _copy(model)
+    if run.teacher is not None:
+        run.teacher.to(device).eval()
+    partly_frozen = config.schedule.freeze_epochs > 0
     return TrainState(
         model=model,
-        parallel=dist.wrap(model, run.processes),
-        mean=mean,
+        parallel=dist.wrap(model, run.processes, partly_frozen=partly_frozen),
+        mean=_copy(model) if config.ema.decay else None,
         optimizer=optim.make_optimizer(model, config.optim),
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
     )
+
+
+def _seed(config: TrainConfig) -> None:
+    torch.manual_seed(config.seed)
+    if config.deterministic:
+        # Without it cuBLAS may choose another algorithm, and torch refuses to run.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.deterministic)
 
 
 def _copy(model: ResNeXt) -> ResNeXt:
