@@ -271,10 +271,16 @@ def mix(images_nchw: Tensor, targets: Tensor, augment: AugmentConfig, key: int) 
     alpha = augment.mixup_alpha if kind == "mixup" else augment.cutmix_alpha
     share = float(rng.beta(alpha, alpha))
     if kind == "mixup":
-        images_nchw.mul_(share).add_(images_nchw.roll(1, 0), alpha=1 - share)
+        _blend(images_nchw, share)
     else:
         share = _paste(images_nchw, share, rng)
-    targets.mul_(share).add_(targets.roll(1, 0), alpha=1 - share)
+    _blend(targets, share)
+
+
+def _blend(values: Tensor, share: float) -> None:
+    """Mix each with its neighbour, in place; the neighbours are taken before that."""
+    neighbours = values.roll(1, 0)
+    values.mul_(share).add_(neighbours, alpha=1 - share)
 
 
 def _paste(images_nchw: Tensor, share: float, rng: np.random.Generator) -> float:
