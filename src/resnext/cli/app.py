@@ -15,6 +15,7 @@ from click.shell_completion import get_completion_class, shell_complete
 
 import resnext
 from resnext.cli.cache import cache
+from resnext.cli.finetune import finetune
 from resnext.cli.info import info
 from resnext.cli.models import models
 from resnext.cli.predict import predict
@@ -140,5 +141,5 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise _Terminated
 
 
-for command in (predict, train, recipes, models, info, cache):
+for command in (predict, finetune, train, recipes, models, info, cache):
     app.add_command(command)
