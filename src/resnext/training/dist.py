@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
 
-TIMEOUT = timedelta(minutes=10)  # after which a process that waits gives up
+from resnext.errors import ResNeXtError, TrainingError
+
+TIMEOUT = 600.0  # seconds after which a process that waits for another gives up
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,13 +44,27 @@ class Processes:
             distributed.all_reduce(values)
         return values
 
+    def mean(self, values: Tensor) -> Tensor:
+        """Average over all processes, in place."""
+        return self.sum(values).div_(self.world_size)
+
+    def any(self, *wishes: bool) -> list[bool]:
+        """Tell of each wish whether any process has it."""
+        if self.world_size == 1:
+            return list(wishes)
+        counts = self.sum(torch.tensor([float(wish) for wish in wishes], device=self.device))
+        return [count > 0 for count in counts.tolist()]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the value that each process has, by rank."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            distributed.all_gather_object(values, value)
+        return values
+
     def agree(self, value: object) -> bool:
         """Tell whether all processes have the same value."""
-        if self.world_size == 1:
-            return True
-        values: list[object] = [None] * self.world_size
-        distributed.all_gather_object(values, value)
-        return all(other == value for other in values)
+        return all(other == value for other in self.gather(value))
 
     def wait(self) -> None:
         """Wait until all processes are here."""
@@ -54,11 +73,12 @@ class Processes:
 
 
 @contextlib.contextmanager
-def joined(device: str | None = None) -> Iterator[Processes]:
+def joined(device: str | None = None, *, timeout: float = TIMEOUT) -> Iterator[Processes]:
     """Join the processes that torchrun started; without torchrun there is one.
 
     Args:
         device: "cpu" or "cuda"; None for CUDA where there is one.
+        timeout: Seconds after which a process that waits for another gives up.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
@@ -68,7 +88,11 @@ def joined(device: str | None = None) -> Iterator[Processes]:
     if kind == "cuda":
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(chosen)
-    distributed.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=TIMEOUT)
+    distributed.init_process_group(
+        "nccl" if kind == "cuda" else "gloo",
+        timeout=timedelta(seconds=timeout),
+        device_id=chosen if kind == "cuda" else None,
+    )
     try:
         yield Processes(
             rank=distributed.get_rank(), world_size=distributed.get_world_size(), device=chosen
@@ -77,24 +101,67 @@ def joined(device: str | None = None) -> Iterator[Processes]:
         distributed.destroy_process_group()
 
 
-def wrap(model: nn.Module, processes: Processes) -> nn.Module:
-    """Return a model whose gradients are means over all processes."""
+@contextlib.contextmanager
+def naming_lost_processes(processes: Processes) -> Iterator[None]:
+    """Say so when another process of the run ended or no longer answers.
+
+    Raises:
+        TrainingError: That is what happened.
+    """
+    try:
+        yield
+    except ResNeXtError:
+        raise
+    except RuntimeError as error:
+        # gloo has no exception of its own.
+        lost = isinstance(error, distributed.DistError) or "gloo" in str(error)
+        if processes.world_size == 1 or not lost:
+            raise
+        raise TrainingError(
+            f"process {processes.rank} lost another of the {processes.world_size} processes, which"
+            f" ended or no longer answers: {str(error).splitlines()[0]}",
+            hint="the others' output says why; the same command goes on from the last checkpoint",
+        ) from error
+
+
+def wrap(model: nn.Module, processes: Processes, *, partly_frozen: bool = False) -> nn.Module:
+    """Return a model whose gradients are means over all processes.
+
+    Args:
+        model: On its device.
+        processes: That have the same model.
+        partly_frozen: Whether there are steps in which some parameters get no gradient.
+    """
     if processes.world_size == 1:
         return model
-    ids = [processes.device] if processes.device.type == "cuda" else None
-    # Batch norm statistics stay those of each process until they are averaged.
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+    parallel = nn.parallel.DistributedDataParallel
+    # Buffers stay those of each process: `average_statistics` does better. torch 2.15 renamed it.
+    names = ("forward_sync_buffers", "broadcast_buffers")
+    known = [name for name in names if name in inspect.signature(parallel).parameters]
+    return parallel(
+        model,
+        device_ids=[processes.device] if processes.device.type == "cuda" else None,
+        find_unused_parameters=partly_frozen,
+        **{known[0]: False},
+    )
 
 
 @torch.no_grad()
 def average_statistics(model: nn.Module, processes: Processes) -> None:
-    """Give the batch norms of all processes the mean of their running statistics."""
+    """Give the batch norms of all processes the mean of their running statistics.
+
+    Done after every step, all processes have the same model at any time, so the checkpoint
+    of one is that of all. Synchronized and frozen batch norms have the same ones anyway.
+    """
     if processes.world_size == 1:
         return
-    for name, buffer in model.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
-            distributed.all_reduce(buffer)
-            buffer.div_(processes.world_size)
+    norms = [m for m in model.modules() if type(m) is nn.BatchNorm2d and m.training]
+    buffers = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
+    if not buffers:
+        return
+    means = processes.mean(torch.cat(buffers))
+    for buffer, mean in zip(buffers, torch.split(means, [len(b) for b in buffers]), strict=True):
+        buffer.copy_(mean)
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):
@@ -107,14 +174,18 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         """Normalize (N, C, H, W)."""
         if not self.training or not distributed.is_initialized():
             return super().forward(input)
-        x = input.float()
-        count = torch.tensor([float(x.numel() // x.shape[1])], device=x.device)
+        assert self.running_mean is not None
+        channels = input.shape[1]
+        # Around the running mean, or the difference of two large numbers would be the variance.
+        shift = self.running_mean.clone()
+        x = input.float() - shift.reshape(1, channels, 1, 1)
+        count = torch.tensor([float(x.numel() // channels)], device=x.device)
         sums = torch.cat([x.sum((0, 2, 3)), (x * x).sum((0, 2, 3)), count])
-        sums = distributed.nn.functional.all_reduce(sums)  # type: ignore[attr-defined]
-        channels, total = x.shape[1], sums[-1]
+        sums = all_reduce(sums)  # type: ignore[no-untyped-call]
+        total = sums[-1]
         mean = sums[:channels] / total
-        variance = sums[channels : 2 * channels] / total - mean * mean
-        self._remember(mean.detach(), variance.detach(), float(total))
+        variance = (sums[channels : 2 * channels] / total - mean * mean).clamp(min=0)
+        self._remember(shift + mean.detach(), variance.detach(), total.detach())
         scale = self.weight * torch.rsqrt(variance + self.eps)
         shape = (1, channels, 1, 1)
         result = (x - mean.reshape(shape)) * scale.reshape(shape) + self.bias.reshape(shape)
@@ -122,7 +193,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         return typed
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor, count: float) -> None:
+    def _remember(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None

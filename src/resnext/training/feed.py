@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -62,13 +63,13 @@ class Pictures(Dataset[Any]):
 
 
 def feed(
-    pictures: Pictures, batches: Sequence[Sequence[Draw]], *, num_workers: int = -1
+    pictures: Pictures, batches: Iterable[Sequence[Draw]], *, num_workers: int = -1
 ) -> Iterator[Batch]:
     """Yield the batches, prepared ahead.
 
     Args:
         pictures: Where they come from.
-        batches: What is in each.
+        batches: What is in each; looked at a few batches ahead.
         num_workers: Processes; 0 prepares them here, -1 takes what suits the machine.
 
     Raises:
@@ -112,6 +113,9 @@ def _collate(items: list[tuple[Tensor, Tensor] | ImageError]) -> Batch | ImageEr
 
 def _init_worker(_index: int) -> None:
     torch.set_num_threads(1)
+    # Where SIGTERM goes to all processes at once, the training process still needs its workers
+    # for the step after which it saves; they end with it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _unreadable(error: ImageError) -> DatasetError:

@@ -1,13 +1,17 @@
 """[train] The training loop: one step, one epoch, one run.
 
 Everything random in a step follows from seed, step and rank, so a run that was killed goes
-on with the bits it would have had. N pictures, K classes.
+on with the bits it would have had. Several processes do what one does, up to rounding, where
+batch norms are synchronized, nothing is dropped by chance, and the share of each is even if
+pictures are mixed. N pictures, K classes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,14 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnext.errors import TrainingError
+from resnext.errors import ResNeXtError, TrainingError
 from resnext.network import ResNeXt
 from resnext.training import augment, checkpoint, dist, losses, optim
 from resnext.training.feed import Pictures, feed
+from resnext.training.resume import check_alike, describe_origin, restore_latest
 from resnext.training.score import Scores, evaluate
 from resnext.training.state import Run, TrainState, start
-
-_STEPS_BETWEEN_TALKS = 10  # processes ask each other about signals and time
 
 
 def train_step(state: TrainState, pixels: Tensor, labels: Tensor, run: Run) -> float:
@@ -38,30 +41,22 @@ def train_step(state: TrainState, pixels: Tensor, labels: Tensor, run: Run) -> f
         run: What stays the same.
 
     Returns:
-        The mean loss of this share.
+        The mean loss over the batch, of all processes.
 
     Raises:
         TrainingError: The loss is no longer a number.
     """
-    config = run.config
-    torch.manual_seed(_key(config.seed, state.step, run.processes.rank))
+    config, processes = run.config, run.processes
+    torch.manual_seed(_key(config.seed, state.step, processes.rank))
     epoch = state.step / run.order.steps
     factor = optim.lr_factor(config.schedule, epoch)
     optim.set_lr(state.optimizer, factor)
     _set_mode(state.model, frozen=epoch < config.schedule.freeze_epochs)
     state.optimizer.zero_grad(set_to_none=True)
-
-    total, parts = 0.0, max(config.optim.grad_accum_steps, 1)
-    for index, (images, targets) in enumerate(zip(pixels.chunk(parts), labels.chunk(parts))):  # noqa: B905
-        last = index == parts - 1
-        quiet = contextlib.nullcontext() if last else _no_sync(state.parallel)
-        with quiet:
-            loss = _loss(state, images, targets, run, part=index) * (len(images) / len(pixels))
-            state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
-    if not torch.isfinite(torch.tensor(total)):
+    loss = _backward(state, pixels, labels, run)
+    if not math.isfinite(loss):
         raise TrainingError(
-            f"the loss is {total} at step {state.step} (epoch {epoch:.2f}, learning rate"
+            f"the loss is {loss} at step {state.step} (epoch {epoch:.2f}, learning rate"
             f" {config.optim.scaled_lr * factor:.3g})",
             hint="try a lower optim.lr, or optim.clip_norm=1",
         )
@@ -70,16 +65,32 @@ def train_step(state: TrainState, pixels: Tensor, labels: Tensor, run: Run) -> f
         nn.utils.clip_grad_norm_(state.model.parameters(), config.optim.clip_norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
+    dist.average_statistics(state.model, processes)
     state.step += 1
     if state.mean is not None and state.step % config.ema.every == 0:
         # While the rate still rises, the mean of what was is of no use.
-        warm = state.step / run.order.steps >= config.schedule.warmup_epochs
+        warm = state.step > config.schedule.warmup_epochs * run.order.steps
         optim.update_mean(state.mean, state.model, config.ema.decay if warm else 0.0)
-    return total
+    return loss
 
 
-def _loss(state: TrainState, pixels: Tensor, labels: Tensor, run: Run, *, part: int) -> Tensor:
-    images, targets = prepare(pixels, labels, run, step=state.step, part=part)
+def _backward(state: TrainState, pixels: Tensor, labels: Tensor, run: Run) -> float:
+    """Add up the gradients of a batch part by part; return its mean loss."""
+    config = run.config
+    images, targets = prepare(pixels, labels, run, step=state.step)
+    num_parts = max(config.optim.grad_accum_steps, 1)
+    parts = list(zip(images.chunk(num_parts), targets.chunk(num_parts), strict=True))
+    total = torch.zeros((), device=images.device)
+    for index, (part, part_targets) in enumerate(parts):
+        last = index == len(parts) - 1  # there may be fewer than asked for
+        with contextlib.nullcontext() if last else _no_sync(state.parallel):
+            loss = _loss(state, part, part_targets, run) * (len(part) / len(images))
+            state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return float(run.processes.mean(total))
+
+
+def _loss(state: TrainState, images: Tensor, targets: Tensor, run: Run) -> Tensor:
     with run.autocast:
         logits = state.parallel(images)
         with torch.no_grad():
@@ -89,17 +100,17 @@ def _loss(state: TrainState, pixels: Tensor, labels: Tensor, run: Run, *, part: 
     )
 
 
-def prepare(
-    pixels: Tensor, labels: Tensor, run: Run, *, step: int, part: int = 0
-) -> tuple[Tensor, Tensor]:
+def prepare(pixels: Tensor, labels: Tensor, run: Run, *, step: int) -> tuple[Tensor, Tensor]:
     """Make of a batch what the network and the loss get: normalized, smoothed, mixed.
 
+    Each picture is mixed with the one half a batch away: a process has both in its share,
+    and repeated appearances of a picture, which are neighbours, are not mixed.
+
     Args:
-        pixels: (N, 3, S, S) uint8.
+        pixels: (N, 3, S, S) uint8, this process's share of the batch.
         labels: (N,) class indices or (N, K) of 0 and 1.
         run: What stays the same.
         step: Steps done before.
-        part: Which part of this process's share of the batch.
 
     Returns:
         (N, 3, S, S) float32 pictures and (N, K) float32 targets, on the device.
@@ -111,8 +122,10 @@ def prepare(
         run.train.num_classes,
         smoothing=config.loss.label_smoothing,
     )
-    key = _key(config.seed, step, run.processes.rank) + part
-    augment.mix(images, targets, config.augment, key)
+    pairs = (images, targets)
+    if len(images) % 2 == 0:  # `mix` takes neighbours: now the two halves are
+        pairs = (images.view(2, -1, *images.shape[1:]), targets.view(2, -1, targets.shape[1]))
+    augment.mix(*pairs, config.augment, _key(config.seed, step, 0))
     return images, targets
 
 
@@ -153,6 +166,10 @@ class Listener:
     def epoch_done(self, state: TrainState, report: EpochReport, run: Run) -> None:
         """Hear of an epoch, before its checkpoint is written."""
 
+    def warned(self, text: str) -> None:
+        """Hear of what does not stop the run, but should be known."""
+        print(f"warning: {text}", file=sys.stderr)
+
 
 def fit(
     run: Run,
@@ -174,66 +191,84 @@ def fit(
         listener: Hears of steps and epochs.
 
     Raises:
-        ModelFileError: There are checkpoints, and none is whole.
-        DatasetError: A picture cannot be read, or the data is not what the run began with.
-        TrainingError: The loss is no longer a number.
+        ConfigError: The batch suits neither the pictures nor the processes, or other settings
+            than those that the run began with would change what it learns.
+        DatasetError: A picture cannot be read, or the data is not what the run began with, or
+            not the same for all processes.
+        ModelFileError: There are checkpoints, and none can be used.
+        OutputError: A checkpoint cannot be written; the last one is as it was.
+        TrainingError: The loss is no longer a number, or another process was lost.
         Stopped: SIGTERM came; a checkpoint was written.
     """
     listener = listener or Listener()
-    state = start(run)
     places = folder / "checkpoints"
-    if resume:
-        _resume(state, run, places)
-    listener.started(state, run)
-    pictures = Pictures(
-        run.train,
-        augment.TrainTransform(run.config.data, run.config.augment),
-        cache=run.config.data.cache,
-    )
-    steps = run.order.steps * run.config.schedule.epochs
-    with _catching_sigterm() as stopped:
-        saver = _Saver(run, places, stopped, keep=keep, seconds=checkpoint_seconds)
-        while state.step < steps:
-            _epoch(state, run, pictures, listener, saver)
-            saver.save(state)
-            if run.config.patience and state.waited >= run.config.patience:
-                break
+    with _naming_what_was_lost(run.processes):
+        check_alike(run)
+        state = start(run)
+        warning = restore_latest(state, run, places) if resume else ""
+        if warning:
+            listener.warned(warning)
+        listener.started(state, run)
+        pictures = Pictures(
+            run.train,
+            augment.TrainTransform(run.config.data, run.config.augment),
+            cache=run.config.data.cache,
+        )
+        with _catching_sigterm() as stopped:
+            saver = _Saver(run, places, stopped, keep=keep, seconds=checkpoint_seconds)
+            while not _is_done(state, run):
+                began = time.monotonic()
+                images_per_s = _train(state, run, pictures, listener, saver)
+                _finish_epoch(state, run, listener, images_per_s=images_per_s, began=began)
+                saver.consider(state, due=True)
     return state
 
 
-def _epoch(
+def _is_done(state: TrainState, run: Run) -> bool:
+    patience = run.config.patience
+    return state.epoch >= run.config.schedule.epochs or 0 < patience <= state.waited
+
+
+def _train(
     state: TrainState, run: Run, pictures: Pictures, listener: Listener, saver: _Saver
-) -> None:
+) -> float:
+    """Do the steps that are left of an epoch; return training pictures a second."""
     order, processes = run.order, run.processes
-    epoch, first = divmod(state.step, order.steps)
-    batches = [
-        order.share(epoch, step, rank=processes.rank, world_size=processes.world_size)
+    first = state.step - state.epoch * order.steps
+    batches = (
+        order.share(state.epoch, step, rank=processes.rank, world_size=processes.world_size)
         for step in range(first, order.steps)
-    ]
-    began, total = time.monotonic(), 0.0
+    )
+    began = time.monotonic()
     for pixels, labels in feed(pictures, batches, num_workers=run.config.data.num_workers):
         loss = train_step(state, pixels, labels, run)
-        total += loss
+        state.loss_sum += loss
         listener.stepped(state, loss, run)
-        if state.step % order.steps:  # at the end of an epoch it is saved anyway
-            saver.consider(state)
-    trained = time.monotonic() - began
-    dist.average_statistics(state.model, processes)
+        saver.consider(state)
+    seconds = max(time.monotonic() - began, 1e-9)
+    return (order.steps - first) * order.batch_size / seconds
+
+
+def _finish_epoch(
+    state: TrainState, run: Run, listener: Listener, *, images_per_s: float, began: float
+) -> None:
+    """Evaluate, and report."""
     scores = evaluate(state.evaluated, run) if run.test is not None else None
     best = scores is not None and scores.top1 > state.best
-    if best and scores is not None:
-        state.best = scores.top1
-    state.waited = 0 if best else state.waited + 1
+    if scores is not None:
+        state.best = max(scores.top1, state.best)
+        state.waited = 0 if best else state.waited + 1
     report = EpochReport(
-        epoch=epoch + 1,
+        epoch=state.epoch + 1,
         step=state.step,
-        loss=total / len(batches),
+        loss=state.loss_sum / run.order.steps,
         lr=max(group["lr"] for group in state.optimizer.param_groups),
-        images_per_s=len(batches) * order.batch_size / max(trained, 1e-9),
+        images_per_s=images_per_s,
         seconds=time.monotonic() - began,
         scores=scores,
         best=best,
     )
+    state.epoch, state.loss_sum = state.epoch + 1, 0.0
     listener.epoch_done(state, report, run)
 
 
@@ -245,36 +280,35 @@ class _Saver:
     ) -> None:
         self.run, self.places, self.stopped = run, places, stopped
         self.keep, self.seconds = keep, seconds
+        self.origin = describe_origin(run)
         self.saved = time.monotonic()
 
-    def save(self, state: TrainState) -> None:
-        """Write a checkpoint; every process must come here at the same step."""
-        run = self.run
-        if run.processes.is_first:
-            saved = state.to_save() | {
-                "config": run.config.to_json(),
-                "data": run.train.fingerprint,
-            }
-            checkpoint.save(self.places, state.step, saved, keep=self.keep)
-        run.processes.wait()
-        self.saved = time.monotonic()
-
-    def consider(self, state: TrainState) -> None:
+    def consider(self, state: TrainState, *, due: bool = False) -> None:
         """Save, or save and stop, if it is time for that in any process.
+
+        Every process must come here at the same step.
+
+        Args:
+            state: What to save.
+            due: Whether to save in any case.
 
         Raises:
             Stopped: SIGTERM came to a process.
         """
-        processes = self.run.processes
-        if processes.world_size > 1 and state.step % _STEPS_BETWEEN_TALKS:
-            return
         late = time.monotonic() - self.saved > self.seconds
-        wishes = torch.tensor([float(self.stopped()), float(late)], device=processes.device)
-        stop, save = (float(wish) > 0 for wish in processes.sum(wishes))
-        if stop or save:
-            self.save(state)
+        stop, save = self.run.processes.any(self.stopped(), late)
+        if stop or save or due:
+            self._save(state)
         if stop:
             raise Stopped(state.step)
+
+    def _save(self, state: TrainState) -> None:
+        processes = self.run.processes
+        if processes.is_first:
+            saved = state.to_save() | self.origin
+            checkpoint.save(self.places, state.step, saved, keep=self.keep)
+        processes.wait()
+        self.saved = time.monotonic()
 
 
 class Stopped(Exception):
@@ -289,22 +323,26 @@ class Stopped(Exception):
         self.step = step
 
 
-def _resume(state: TrainState, run: Run, places: Path) -> None:
-    loaded = checkpoint.load_latest(places)
-    if loaded is None:
-        return
-    path, saved, _refused = loaded
-    if saved["data"] != run.train.fingerprint:
-        raise TrainingError(
-            f"{path}: was trained on other pictures or classes than these",
-            hint="bring the data back as it was, or start anew in another folder",
-        )
-    if saved["config"]["model"] != run.config.to_json()["model"]:
-        raise TrainingError(
-            f"{path}: is of another network, {saved['config']['model']['architecture']}",
-            hint="start anew in another folder",
-        )
-    state.restore(saved)
+@contextlib.contextmanager
+def _naming_what_was_lost(processes: dist.Processes) -> Iterator[None]:
+    """Say so when a process that this one needs ended.
+
+    Raises:
+        TrainingError: That is what happened.
+    """
+    with dist.naming_lost_processes(processes):
+        try:
+            yield
+        except ResNeXtError:
+            raise
+        except RuntimeError as error:  # comes at any time: torch watches them by a signal
+            if "DataLoader worker" not in str(error):
+                raise
+            raise TrainingError(
+                f"a process that prepares pictures ended: {str(error).splitlines()[0]}",
+                hint="often memory is short: try a smaller data.num_workers; the same command"
+                " goes on from the last checkpoint",
+            ) from error
 
 
 @contextlib.contextmanager
@@ -324,7 +362,7 @@ def _catching_sigterm() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: came
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _no_sync(parallel: nn.Module) -> Any:
@@ -344,4 +382,4 @@ def _set_mode(model: ResNeXt, *, frozen: bool) -> None:
 
 def _key(seed: int, step: int, rank: int) -> int:
     """Return the seed of what is random in one step of one process."""
-    return ((seed * 1_000_003 + step) * 65_537 + rank) * 64 % (2**63 - 64)
+    return ((seed * 1_000_003 + step) * 65_537 + rank) % 2**63

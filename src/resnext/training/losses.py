@@ -49,8 +49,9 @@ def compute(
         teacher: (N, K) logits of the teacher, or None.
 
     Returns:
-        A scalar. "bce" is the sum over classes of the binary cross entropy, divided by K,
-        as in arXiv:2110.00476.
+        A scalar, the mean over pictures, weighted or not: so the mean over parts of a batch
+        is that of the batch. "bce" is the sum over classes of the binary cross entropy,
+        divided by K, as in arXiv:2110.00476.
     """
     logits = logits.float()
     if config.kind == "bce":
@@ -60,10 +61,7 @@ def compute(
         each = each if class_weights is None else each * class_weights
         loss = each.mean()
     else:
-        each = -targets * functional.log_softmax(logits, dim=1)
-        each = each if class_weights is None else each * class_weights
-        weight = targets.sum() if class_weights is None else (targets * class_weights).sum()
-        loss = each.sum() / weight
+        loss = functional.cross_entropy(logits, targets, weight=class_weights)
     if teacher is None or config.distill_weight == 0:
         return loss
     return torch.lerp(loss, _distill(logits, teacher, config), config.distill_weight)

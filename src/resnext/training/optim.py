@@ -82,14 +82,14 @@ class Lamb(torch.optim.Optimizer):
                     self._update(parameter, parameter.grad * scale, group)
         return loss
 
-    def _scale(self) -> float:
-        if not self.max_grad_norm:
-            return 1.0
+    def _scale(self) -> Tensor | float:
         norms = [
             p.grad.norm() for g in self.param_groups for p in g["params"] if p.grad is not None
         ]
-        total = float(torch.stack(norms).norm())
-        return min(1.0, self.max_grad_norm / total) if total else 1.0
+        if not self.max_grad_norm or not norms:
+            return 1.0
+        scale: Tensor = self.max_grad_norm / torch.stack(norms).norm()
+        return scale.clamp(max=1.0)
 
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
@@ -105,13 +105,13 @@ class Lamb(torch.optim.Optimizer):
         mean = state["exp_avg"] / (1 - beta1**step)
         root = (state["exp_avg_sq"] / (1 - beta2**step)).sqrt_() + group["eps"]
         change = mean / root
-        trust = 1.0
         if group["weight_decay"]:
             # As timm and the paper's code: tensors without decay take Adam's plain step.
             change.add_(parameter, alpha=group["weight_decay"])
-            weight, length = float(parameter.norm()), float(change.norm())
-            trust = weight / length if weight > 0 and length > 0 else 1.0
-        parameter.add_(change, alpha=-group["lr"] * trust)
+            weight, length = parameter.norm(), change.norm()
+            # Not as a number, which would wait for the GPU once a tensor.
+            change.mul_(torch.where((weight > 0) & (length > 0), weight / length, 1.0))
+        parameter.add_(change, alpha=-group["lr"])
 
 
 def lr_factor(config: ScheduleConfig, epoch: float) -> float:
