@@ -7,6 +7,7 @@ pyarrow. Parquet packs them, so it is written as Arrow once, into the cache.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from resnext.errors import DatasetError, OutputError
+from resnext.errors import DatasetError, ResNeXtError
 from resnext.files import atomic, output_error
 from resnext.training.listing import FileSlice
 from resnext.training.rows import Row
@@ -65,18 +66,21 @@ def inspect(path: str) -> Found:
     Raises:
         DatasetError: It is no Parquet or Arrow file.
     """
-    schema = _schema(path)
-    features = _features(schema)
-    pictures = [
-        name
-        for name in schema.names
-        if features.get(name, {}).get("_type") == "Image" or _holds_bytes(schema.field(name).type)
-    ]
-    class_names = {name: _class_names(features.get(name)) for name in schema.names}
+    with _errors_named(path):
+        schema = _schema(path)
+        names = schema.names
+        features = _features(schema)
+        class_names = {name: _class_names(features.get(name)) for name in names}
+        pictures = [
+            name
+            for name in names
+            if features.get(name, {}).get("_type") == "Image"
+            or _holds_bytes(schema.field(name).type)
+        ]
     return Found(
-        columns=tuple(schema.names),
+        columns=tuple(names),
         pictures=tuple(pictures),
-        class_names={name: names for name, names in class_names.items() if names},
+        class_names={name: found for name, found in class_names.items() if found},
     )
 
 
@@ -96,17 +100,14 @@ def read_rows(path: str, columns: Columns, *, name: str, cache: Path) -> Iterato
         DatasetError: The file is damaged, or a label is out of range.
         OutputError: What has to be unpacked cannot be written.
     """
-    try:
+    with _errors_named(path):
         table = _open(path, columns, cache)
+        table.check()
         pictures = table.pictures(columns.picture, name)
         labels = table.content.column(columns.label).to_pylist()
         parts: list[str | None] = [None] * len(labels)
         if columns.part is not None:
             parts = [str(part) for part in table.content.column(columns.part).to_pylist()]
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OutputError):
-            raise
-        raise _damaged(path, error) from error
     for number, (picture, label, part) in enumerate(zip(pictures, labels, parts, strict=True)):
         place = f"row {number} of {name}"
         yield Row(place, picture, _by_name(label, columns.classes, place), part)
@@ -114,22 +115,26 @@ def read_rows(path: str, columns: Columns, *, name: str, cache: Path) -> Iterato
 
 def is_list(path: str, column: str) -> bool:
     """Tell whether a column holds lists: several labels for each picture."""
-    kind = _schema(path).field(column).type
+    with _errors_named(path):
+        kind = _schema(path).field(column).type
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
-def _schema(path: str) -> pa.Schema:
+@contextlib.contextmanager
+def _errors_named(path: str) -> Iterator[None]:
     try:
-        if _is_parquet(path):
-            return pq.read_schema(path)
-        with open(path, "rb") as file:
-            return _stream(file).schema
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
+        yield
+    except ResNeXtError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+        raise DatasetError(f"{path}: cannot be read as a Parquet or Arrow file: {error}") from error
 
 
-def _damaged(path: str, error: Exception) -> DatasetError:
-    return DatasetError(f"{path}: cannot be read as a Parquet or Arrow file: {error}")
+def _schema(path: str) -> pa.Schema:
+    if _is_parquet(path):
+        return pq.read_schema(path)
+    with open(path, "rb") as file:
+        return _stream(file).schema
 
 
 def _is_parquet(path: str) -> bool:
@@ -189,6 +194,14 @@ class _Table:
     content: pa.Table
     path: str
     mapped: pa.Buffer | None = None
+
+    def check(self) -> None:
+        """Make sure that no offset leads out of the file: pyarrow would follow it.
+
+        Raises:
+            ArrowException: One does, or a text is not UTF-8.
+        """
+        self.content.validate(full=True)
 
     def pictures(self, column: str, name: str) -> list[str | FileSlice | None]:
         """Return the picture of each row: where its bytes lie, else its path."""
@@ -288,10 +301,15 @@ def _unpack(
         raise output_error(cache, error) from error
     with atomic(target) as file:
         writer = None
-        for batch in batches:
+        for batch in _read(batches, path):
             writer = writer or pa.ipc.new_stream(file, batch.schema)
             writer.write_batch(batch)
         if writer is None:
             raise DatasetError(f"{path}: has no rows")
         writer.close()
     return str(target)
+
+
+def _read(batches: Iterator[pa.RecordBatch], path: str) -> Iterator[pa.RecordBatch]:
+    with _errors_named(path):  # what cannot be read is no fault of the file that is written
+        yield from batches

@@ -1,4 +1,4 @@
-"""Data: open labelled pictures of any layout, as a set to train on and one to validate.
+"""Open labelled pictures of any layout, to train on and to validate on.
 
 A layout says where its parts are, or the split is made here: by class, by a seed, recorded.
 Numbers of classes follow from names, the same in both parts.
@@ -131,11 +131,13 @@ def open_data(
     if val is not None:
         if len(train) + len(val) <= _LOOK_FOR_COPIES:
             same = find_copies([*train, *val])
-            notes += _notes_on_leaks(train, val, same)
+            notes += _notes_on_leaks(train, val, same) + _notes_on_labels([*train, *val], same)
     elif val_share:
         kind, options = "automatic", {"seed": seed, "val_share": val_share}
         same = find_copies(train)
-        notes += _notes_on_copies(train, same)
+        if count := _count_copies(same):
+            notes += (f"{count} pictures have the same bytes as another; they stay together",)
+        notes += _notes_on_labels(train, same)
         first, second = split(train, same, seed=seed, val_share=val_share)
         val, train = [train[n] for n in second] or None, [train[n] for n in first]
         notes += _notes_on_rare(train, val or [])
@@ -237,18 +239,15 @@ def _notes_on_leaks(
     return (f"{len(pairs)} pictures to validate on are in train as well: {few(pairs)}",)
 
 
-def _notes_on_copies(entries: Sequence[Entry], same: Sequence[int]) -> tuple[str, ...]:
-    notes: tuple[str, ...] = ()
-    if count := _count_copies(same):
-        notes += (f"{count} pictures have the same bytes as another; they stay together",)
+def _notes_on_labels(entries: Sequence[Entry], same: Sequence[int]) -> tuple[str, ...]:
     pairs = [
         f"{entry.name} = {entries[first].name}"
         for entry, first in zip(entries, same, strict=True)
         if set(entry.classes) != set(entries[first].classes)
     ]
-    if pairs:
-        notes += (f"{len(pairs)} pictures are the same but labelled otherwise: {few(pairs)}",)
-    return notes
+    if not pairs:
+        return ()
+    return (f"{len(pairs)} pictures are the same but labelled otherwise: {few(pairs)}",)
 
 
 def _notes_on_rare(train: Sequence[Entry], val: Sequence[Entry]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Labelled pictures from a folder per class, with or without parts above them."""
+"""Labelled pictures from a folder per class, alone or in parts."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ def subfolders(folder: str) -> list[str]:
         DatasetError: The folder cannot be listed.
     """
     return _entries(folder)[0]
+
+
+def files(folder: str, endings: Collection[str]) -> list[str]:
+    """List the visible files with one of these endings by name, sorted.
+
+    Raises:
+        DatasetError: The folder cannot be listed.
+    """
+    return [name for name in _entries(folder)[1] if name.lower().endswith(tuple(endings))]
 
 
 def read_folder(top: str) -> Listing:
@@ -52,7 +61,7 @@ def read_folder(top: str) -> Listing:
 
 def hint_for(folder: str) -> str:
     """Return what to do with a folder whose folders are no classes."""
-    if os.path.isdir(folder) and (tables := _files(folder, _TABLES)):
+    if os.path.isdir(folder) and (tables := files(folder, _TABLES)):
         return f"open its table: {os.path.join(folder, tables[0])}"
     return "make one folder of pictures for each class, or a table of path,label"
 
@@ -115,9 +124,9 @@ def _read_classes(
 def _notes_on_files(folder: str) -> tuple[str, ...]:
     """Name the files beside class folders that one might think are used."""
     notes: tuple[str, ...] = ()
-    if loose := _files(folder, EXTENSIONS):
+    if loose := files(folder, EXTENSIONS):
         notes += (f"left out, for they are in no class folder: {few(loose)}",)
-    if tables := _files(folder, _TABLES):
+    if tables := files(folder, _TABLES):
         notes += (f"not used, for there are class folders: {few(tables)}",)
     return notes
 
@@ -162,11 +171,6 @@ def _pictures(
 
 def _is_in(path: str, folder: str) -> bool:
     return os.path.join(path, "").startswith(os.path.join(folder, ""))
-
-
-def _files(folder: str, endings: Collection[str]) -> list[str]:
-    """Return the names of the visible files with one of these endings."""
-    return [name for name in _entries(folder)[1] if os.path.splitext(name)[1].lower() in endings]
 
 
 def _entries(folder: str) -> tuple[list[str], list[str]]:

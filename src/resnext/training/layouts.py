@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from resnext.errors import DatasetError, closest
-from resnext.training.folders import read_folder, subfolders
+from resnext.training.folders import files, read_folder, subfolders
 from resnext.training.listing import Listing, choose_parts, few, part_of
 from resnext.training.shards import expand, read_classes, read_shards
 from resnext.training.tables import is_saved, read_csv, read_parquet, read_saved
@@ -61,11 +61,10 @@ def _files_by_part(top: str, endings: tuple[str, ...]) -> dict[str, list[str]]:
     inner = [name for name in folders if name == "data" or part_of(name)]
     parts: dict[str, list[str]] = {}
     for folder in inner if folders else [""]:
-        for name in sorted(os.listdir(os.path.join(top, folder))):
-            if name.lower().endswith(endings) and not name.startswith("."):
-                words = [folder, *re.split(r"[-_.]", name)]
-                part = next((part for word in words if (part := part_of(word))), "")
-                parts.setdefault(part, []).append(os.path.join(top, folder, name))
+        for name in files(os.path.join(top, folder), endings):
+            words = [folder, *re.split(r"[-_.]", name)]
+            part = next((part for word in words if (part := part_of(word))), "")
+            parts.setdefault(part, []).append(os.path.join(top, folder, name))
     if len(parts) > 1 and "" in parts:
         raise DatasetError(
             f"{top}: it is not clear what {few(parts[''])} is for, beside"
@@ -91,7 +90,7 @@ def _missing(place: str) -> DatasetError:
         return DatasetError(f"{place} is no folder and no regular file")
     try:
         near = closest(os.path.basename(place), os.listdir(os.path.dirname(place)))
-    except OSError:
+    except (OSError, ValueError):  # ValueError: the path holds a null character
         near = []
     return DatasetError(
         f"{place}: there is no such file or folder",

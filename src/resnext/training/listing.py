@@ -1,4 +1,4 @@
-"""Pictures with labels by name: what each layout is read as before it becomes a set.
+"""Pictures with labels by name: what every layout is read as first.
 
 Classes are numbered only when all parts are known, so the same name has the same number in
 each. A class name is text that can be written anywhere: composed Unicode, and what is no

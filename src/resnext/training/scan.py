@@ -1,4 +1,4 @@
-"""Decode every picture before a long run, and name those that cannot be read."""
+"""Decode every picture before a long run, and name those that fail."""
 
 from __future__ import annotations
 

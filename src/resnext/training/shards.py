@@ -1,7 +1,8 @@
-"""Labelled pictures in tar files as WebDataset writes them: KEY.jpg with KEY.cls.
+"""Labelled pictures in tar files as WebDataset writes them.
 
-Only headers and labels are read here. A picture is read where it lies when it is needed, so
-shards serve in any order, like files. Python's tarfile takes 50 us a member; this takes 6.
+`KEY.jpg` belongs to `KEY.cls`. Only headers and labels are read here; a picture is read
+where it lies when it is needed, so shards serve in any order, like files. Headers are parsed
+here because Python's tarfile takes five times as long.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Divide pictures into train and val: by class, repeatably, copies together.
+"""Divide pictures into train and val: by class, copies together.
 
 Where a picture goes follows from a hash of its name, not from a generator's state: it is the
 same on every machine, and pictures added later move few of the others.
@@ -96,7 +96,7 @@ def _slice(entry: Entry) -> FileSlice | None:
         return entry.source
     try:
         return FileSlice(entry.name, entry.source, 0, os.stat(entry.source).st_size)
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 
@@ -124,5 +124,5 @@ def _digest(place: FileSlice, start: int, size: int) -> bytes | None:
         with open_file(place.path) as file:
             file.seek(place.offset + start)
             return hashlib.sha256(file.read(size)).digest()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: the path holds a null character
         return None

@@ -1,4 +1,4 @@
-"""Labelled pictures from tables: CSV, Parquet, and what Hugging Face's datasets saves."""
+"""Labelled pictures from CSV, Parquet, and saved data sets."""
 
 from __future__ import annotations
 
