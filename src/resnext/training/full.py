@@ -109,7 +109,12 @@ def run(
     notes.say(*data.notes)
     if recipes.is_published(this.config.recipe):
         notes.say(*deviations)
-    log = RunLog(folder, split=data.split, provenance={"deviations": list(deviations)})
+    log = RunLog(
+        folder,
+        processes=processes,
+        split=data.split,
+        provenance={"deviations": list(deviations)},
+    )
     try:
         state = loop.fit(
             this, folder, resume=resume, listener=log, checkpoint_seconds=checkpoint_seconds
@@ -229,9 +234,8 @@ def _sweep(this: Run, notes: _Notes) -> Run:
     found = search.find_lr(this)
     optim = this.config.optim
     # Processes that round differently may find different ones: all take the mean.
-    total = this.processes.sum(torch.tensor([math.log(found.suggested)], dtype=torch.float64,
-                                            device=this.processes.device))  # fmt: skip
-    scaled = math.exp(float(total) / this.processes.world_size)
+    logs = [math.log(lr) for lr in this.processes.gather(found.suggested)]
+    scaled = math.exp(sum(logs) / len(logs))
     lr = float(f"{scaled / (optim.scaled_lr / optim.lr):.3g}")
     if this.processes.is_first:
         notes.folder.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from resnext.training import augment, plots, records
+from resnext.training.dist import Processes
 from resnext.training.feed import Pictures, feed
 from resnext.training.loop import EpochReport, Listener, prepare
 from resnext.training.outcome import write_model
@@ -40,6 +41,7 @@ class RunLog(Listener):
         folder: Of the run; made if missing.
         split: How the pictures were divided, to be recorded.
         provenance: What to record in model files beside config, data and software.
+        processes: Which process this is; None for the only one.
         stream: Where to talk; None for stderr.
     """
 
@@ -47,6 +49,7 @@ class RunLog(Listener):
         self,
         folder: Path,
         *,
+        processes: Processes | None = None,
         split: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
         stream: TextIO | None = None,
@@ -54,17 +57,23 @@ class RunLog(Listener):
         self.folder = folder
         self._split = dict(split or {})
         self._provenance = dict(provenance or {})
+        self._is_first = processes is None or processes.is_first
         self._talk = Talk(stream or sys.stderr)
         self._board: Any = None
         self._drawn = -math.inf
 
     def say(self, text: str) -> None:
         """Say a line."""
-        self._talk.say(text)
+        if self._is_first:
+            self._talk.say(text)
+
+    def warned(self, text: str) -> None:
+        """Say what should be known."""
+        self.say(f"warning: {text}")
 
     def started(self, state: TrainState, run: Run) -> None:
         """Write what is known before the first step."""
-        if not run.processes.is_first:
+        if not self._is_first:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         data = records.describe_data(run.train, run.test, self._split)
@@ -81,13 +90,13 @@ class RunLog(Listener):
 
     def stepped(self, state: TrainState, loss: float, run: Run) -> None:
         """Move the line on the terminal."""
-        if run.processes.is_first:
+        if self._is_first:
             lr = max(group["lr"] for group in state.optimizer.param_groups)
             self._talk.step(state.step, loss, lr)
 
     def epoch_done(self, state: TrainState, report: EpochReport, run: Run) -> None:
         """Write the numbers and the model files of an epoch."""
-        if not run.processes.is_first:
+        if not self._is_first:
             return
         record = to_record(report)
         records.append(self.folder / records.METRICS, record)
@@ -104,6 +113,8 @@ class RunLog(Listener):
 
     def close(self) -> None:
         """Draw the last curves and end what is open."""
+        if not self._is_first:
+            return
         self._talk.clear()
         self._draw()
         if self._board is not None:
@@ -244,10 +255,14 @@ def draw_first_batch(run: Run, path: Path) -> None:
     """
     config, processes = run.config, run.processes
     draws = run.order.share(0, 0, rank=processes.rank, world_size=processes.world_size)
-    # Mixing reaches over one part of a batch, so a whole part is prepared.
-    part = draws[: math.ceil(len(draws) / max(config.optim.grad_accum_steps, 1))]
+    half = len(draws) // 2
+    if len(draws) % 2 == 0 and half > plots.MAX_PICTURES // 2:
+        # Each is mixed with the one half a batch away (`prepare`): the first of both halves
+        # are mixed among themselves as they are in the whole.
+        few = plots.MAX_PICTURES // 2
+        draws = draws[:few] + draws[half : half + few]
     pictures = Pictures(run.train, augment.TrainTransform(config.data, config.augment))
-    pixels, labels = next(feed(pictures, [part], num_workers=0))
+    pixels, labels = next(feed(pictures, [draws], num_workers=0))
     images, targets = prepare(pixels, labels, run, step=0)
     mean, std = np.array(config.data.mean), np.array(config.data.std)
     shown = images[: plots.MAX_PICTURES].permute(0, 2, 3, 1).cpu().numpy() * std + mean

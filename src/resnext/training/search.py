@@ -27,8 +27,9 @@ CPU_PIXELS = 32 * 224 * 224  # of a device batch: 32 pictures of 224, about 3 GB
 
 _LOWEST, _HIGHEST = 1e-3, 1e2  # of the sweep, as shares of the recipe's learning rate
 _STEPS = 100
-_SMOOTHING = 0.8  # share of the old mean of the loss that stays
-_BLOWN_UP = 2.0  # times the lowest loss
+_SMOOTHING = 0.9  # share of the old mean of the loss that stays
+_WINDOW = 4  # steps before and after that a slope is taken over: single ones are noise
+_BLOWN_UP = 4.0  # times the lowest loss
 _SAFE = 0.1  # of the rate at which the loss blows up
 
 
@@ -83,7 +84,9 @@ def find_lr(run: Run, *, num_steps: int = _STEPS) -> Sweep:
 
 
 def choose_lr(lrs: Sequence[float], losses: Sequence[float]) -> float:
-    """Choose the rate at which the loss falls fastest, a tenth of where it blows up at most.
+    """Choose where the loss falls fastest, or a tenth of where it blows up if that is more.
+
+    Never more than the rate with the lowest loss.
 
     Args:
         lrs: Learning rates, ascending by a constant factor; the last is where it blew up,
@@ -94,17 +97,17 @@ def choose_lr(lrs: Sequence[float], losses: Sequence[float]) -> float:
         ConfigError: The loss never falls.
     """
     lowest = min(range(len(losses)), key=losses.__getitem__, default=0)
-    if len(losses) < 3 or lowest == 0:
+    if lowest == 0:
         raise ConfigError(
-            f"no learning rate of {len(lrs)} tried lowers the loss",
+            f"none of {len(lrs)} learning rates lowers the loss",
             hint="give --lr a number, or look at the pictures and labels",
         )
-    # Over two steps, which is steadier than over one, and only on the way down.
     slopes = [
-        losses[min(index + 1, lowest)] - losses[max(index - 1, 0)] for index in range(lowest + 1)
+        losses[min(index + _WINDOW, lowest)] - losses[max(index - _WINDOW, 0)]
+        for index in range(lowest + 1)
     ]
     steepest = min(range(len(slopes)), key=slopes.__getitem__)
-    return min(lrs[steepest], lrs[-1] * _SAFE)
+    return min(lrs[lowest], max(lrs[steepest], lrs[-1] * _SAFE))
 
 
 def find_parts(run: Run) -> int:
@@ -125,9 +128,8 @@ def find_parts(run: Run) -> int:
     else:
         found = math.ceil(share * run.config.data.train_size**2 / CPU_PIXELS)
         found = min(found, share)
-    votes = torch.zeros(share + 1, device=run.processes.device)
-    votes[found] = 1
-    return int(run.processes.sum(votes).nonzero().max())
+    most: int = max(run.processes.gather(found))
+    return most
 
 
 def _largest(run: Run, share: int) -> int:
