@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from resnext.errors import ConfigError
@@ -43,6 +43,7 @@ def test_an_epoch_that_divides_is_a_permutation(seed: int, epoch: int) -> None:
     assert sorted(draw.index for draw in _epoch(order, epoch)) == list(range(24))
 
 
+@settings(max_examples=25)
 @given(SEEDS)
 def test_what_fills_no_batch_differs_from_epoch_to_epoch(seed: int) -> None:
     order = Order(count=11, batch_size=4, seed=seed)
@@ -64,6 +65,7 @@ def test_shares_of_processes_are_disjoint_and_join_to_the_batch(
     assert joined == order.batch(epoch, step)
 
 
+@settings(max_examples=25)
 @given(SEEDS)
 def test_no_two_appearances_share_a_key(seed: int) -> None:
     order = Order(count=40, batch_size=10, seed=seed)
@@ -72,6 +74,7 @@ def test_no_two_appearances_share_a_key(seed: int) -> None:
     assert all(0 <= key < 2**63 for key in keys)
 
 
+@settings(max_examples=25)
 @given(SEEDS, SEEDS)
 def test_seeds_give_different_orders(first: int, second: int) -> None:
     assume(first != second)

@@ -2,7 +2,7 @@
 
 `KEY.jpg` belongs to `KEY.cls`. Only headers and labels are read here; a picture is read
 where it lies when it is needed, so shards serve in any order, like files. Headers are parsed
-here because Python's tarfile takes five times as long.
+here because Python's tarfile takes three times as long.
 """
 
 from __future__ import annotations
