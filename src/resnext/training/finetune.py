@@ -177,7 +177,7 @@ def tune_head(
     provenance = {
         "recipe": RECIPE,
         "base": _base(classifier),
-        "data": {
+        "dataset": {
             **task.record,
             "set": store.save_set(table),
             "left_out": len(extraction.problems),
@@ -240,7 +240,7 @@ def _of_file(
     hint = f"give the pictures of all classes: resnext finetune DATA {again} -o NEW{_SUFFIX}"
     if not added:
         raise ConfigError("there is nothing to learn; expected DATA, or a class to add")
-    record = provenance.get("data")
+    record = provenance.get("dataset")
     if provenance.get("recipe") != RECIPE or not isinstance(record, dict):
         raise ConfigError(
             f"{path} was not made by `resnext finetune --head-only`; expected such a file to add"
@@ -272,6 +272,8 @@ def _with_class(
             hint="to give it more pictures, put them into its folder and fine-tune again",
         )
     top = os.path.abspath(folder)
+    if not os.path.isdir(top):
+        raise DatasetError(f"{folder} is no folder; expected one with pictures of {name}")
     entries = []
     for source in sources.iter_sources([top]):
         if source.problem:
@@ -321,9 +323,10 @@ def _check_counts(table: FeatureTable, labels: Labels, problems: tuple[Problem, 
     ]
     if not poor:
         return
-    unread = f"; {len(problems)} pictures could not be read" if problems else ""
+    unread = [str(problem) for problem in problems]
+    why = f"; {len(unread)} could not be read: {few(unread)}" if unread else ""
     raise DatasetError(
-        f"too few pictures to learn from: {few(poor)}; expected at least 2 of each class{unread}",
+        f"too few pictures to learn from: {few(poor)}; expected at least 2 of each class{why}",
         hint="add pictures, or remove the class; --val-share 0 keeps none of them to measure on",
     )
 

@@ -28,6 +28,7 @@ KEPT_RIGHT = 0.95  # share of right answers that the reject threshold must keep
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0  # what a model file takes
 
 _MAX_STEPS = 5000
+_WORSE = 1.05  # times the best loss: stronger ones are not tried any more
 # Of the gradient. Where the looser one stops, twice the steps change the likelihood by less
 # than 1 % near the best strength (4,000 pictures of 20 classes), and so not the choice.
 _CHOOSING_TOLERANCE, _TOLERANCE = 3e-4, 1e-4
@@ -310,8 +311,8 @@ def _cross_validate(
 ) -> tuple[float, Floats]:
     """Choose the strength, and compute the logits of pictures by heads that lack them.
 
-    The stronger the data, the longer a fit takes: once it gets worse, it is stronger than
-    enough. What counts is the likelihood after the temperature, which follows anyway.
+    The stronger the data, the longer a fit takes: once it is clearly worse, no more are
+    tried. What counts is the likelihood after the temperature, which follows anyway.
 
     Returns:
         The strength, and (N, K) logits.
@@ -335,9 +336,10 @@ def _cross_validate(
             list(pool.map(fit, range(FOLDS)))
             temperature = fit_temperature(logits, labels, weights)
             loss = score(logits, labels, temperature=temperature).nll
-            if best is not None and loss >= best[0]:
+            if best is None or loss < best[0]:
+                best = loss, strength, logits
+            elif loss > best[0] * _WORSE:
                 break
-            best = loss, strength, logits
     assert best is not None
     return best[1], best[2]
 
