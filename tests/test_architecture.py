@@ -40,7 +40,7 @@ EXTRA_OF |= {
     for name in "losses optim dist checkpoint feed state score loop".split()
 }
 EXTRA_OF |= {
-    f"training.{name}": "train" for name in "plots outcome log search teacher full".split()
+    f"training.{name}": "train" for name in "plots outcome log search teacher full refine".split()
 }
 EXTRA_OF["training.arrow"] = "parquet"
 EXTRA_OF |= dict.fromkeys(("training.head", "training.finetune"), "finetune")

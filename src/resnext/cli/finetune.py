@@ -13,7 +13,7 @@ import click
 from resnext.cli import progress, text
 from resnext.cli.complete import complete, complete_model
 
-INPUT_FAILED = 3
+INPUT_FAILED, TERMINATED = 3, 143
 
 
 @click.command(
@@ -99,13 +99,27 @@ def _tune_head(
     return INPUT_FAILED if tuned.problems else 0
 
 
-def _tune_all(data: str | None, output: Path, as_json: bool, **options: Any) -> int:
+def _tune_all(
+    data: str | None,
+    output: Path,
+    as_json: bool,
+    *,
+    added: tuple[tuple[str, str], ...],
+    engine: str,
+    **options: Any,
+) -> int:
     from resnext.errors import ConfigError, import_extra
 
-    if data is None or options.pop("added"):
+    if data is None or added:
         raise ConfigError("--full needs DATA with all classes, and takes no --add-class")
-    full = import_extra("resnext.training.full", extra="train")
-    tuned = full.finetune(data, output, **options)
+    if engine not in ("auto", "torch"):
+        raise ConfigError(f"--engine is {engine}; expected torch, which --full computes with")
+    refine = import_extra("resnext.training.refine", extra="train")
+    try:
+        tuned = refine.tune_all(data, output, **options)
+    except refine.Stopped as stopped:
+        print(f"{stopped}; the same command goes on from there", file=sys.stderr)
+        return TERMINATED
     print(json.dumps(tuned.to_json()) if as_json else text.pairs(tuned.summary()))
     return INPUT_FAILED if tuned.problems else 0
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from resnext import modelfile, weights
+from resnext import arch, modelfile, weights
 from resnext.errors import ConfigError
 from resnext.training import augment, checkpoint, loop, recipes, records, report, search
 from resnext.training.config import TrainConfig
@@ -161,7 +161,9 @@ def check(config: TrainConfig, data: Data) -> None:
 
     Raises:
         ConfigError: Config and data do not fit together.
+        ModelNotFoundError: No such architecture.
     """
+    arch.parse(config.model.architecture)
     count, batch_size = len(data.train), config.optim.batch_size
     if count < batch_size:
         fits = 2 ** max(int(math.log2(count)) - 3, 0)  # at least 8 steps an epoch
