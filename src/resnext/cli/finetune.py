@@ -50,25 +50,23 @@ def finetune(
     """Make a model for your own classes.
 
     DATA is a folder per class, with or without train/ and val/, a table of path,label, tar
-    shards, or a Hugging Face data set on the disk. A picture that cannot be read is named and left out, and the exit code is 3.
+    shards, or a Hugging Face data set on the disk. A picture that cannot be read is named and
+    left out, and the exit code is 3.
     """
-    head_only = not _has_cuda() if head_only is None else head_only
-    return (_tune_head if head_only else _tune_all)(data, output, as_json, **options)
+    from resnext.results.formats import printable
+
+    if head_only is None:  # a class is added to a head only
+        head_only = data is None or bool(options["added"]) or not _has_cuda()
+    tuned = (_tune_head if head_only else _tune_all)(data, output, **options)
+    for problem in tuned.problems:
+        print(printable(f"left out: {problem}"), file=sys.stderr)
+    print(json.dumps(tuned.to_json()) if as_json else text.pairs(tuned.summary()))
+    return INPUT_FAILED if tuned.problems else 0
 
 
 def _tune_head(
-    data: str | None,
-    output: Path,
-    as_json: bool,
-    *,
-    added: tuple[tuple[str, str], ...],
-    val_share: float,
-    seed: int,
-    class_weights: str,
-    force: bool,
-    offline: bool,
-    **engine: Any,
-) -> int:
+    data: str | None, output: Path, *, force: bool, offline: bool, **options: Any
+) -> Any:
     import resnext
     from resnext.errors import import_extra
     from resnext.results.formats import printable
@@ -77,37 +75,20 @@ def _tune_head(
     from resnext.training.data import open_data
 
     tuning.check_output(output, force=force)
-    opened = None if data is None else open_data(data, seed=seed, val_share=val_share)
+    fit = {key: options.pop(key) for key in ("added", "val_share", "seed", "class_weights")}
+    split = {key: fit[key] for key in ("val_share", "seed")}
+    opened = None if data is None else open_data(data, **split)
     for note in () if opened is None else opened.notes:
         print(printable(f"note: {note}"), file=sys.stderr)
     with progress.download_bar() as downloaded:
-        classifier = resnext.Classifier(offline=offline or None, progress=downloaded, **engine)
+        classifier = resnext.Classifier(offline=offline or None, progress=downloaded, **options)
     with classifier, progress.count_bar() as counted:
-        tuned = tuning.tune_head(
-            classifier,
-            opened,
-            output,
-            added=added,
-            val_share=val_share,
-            seed=seed,
-            class_weights=class_weights,
-            progress=counted,
-        )
-    for problem in tuned.problems:
-        print(printable(f"left out: {problem}"), file=sys.stderr)
-    print(json.dumps(tuned.to_json()) if as_json else text.pairs(tuned.summary()))
-    return INPUT_FAILED if tuned.problems else 0
+        return tuning.tune_head(classifier, opened, output, progress=counted, **fit)
 
 
 def _tune_all(
-    data: str | None,
-    output: Path,
-    as_json: bool,
-    *,
-    added: tuple[tuple[str, str], ...],
-    engine: str,
-    **options: Any,
-) -> int:
+    data: str | None, output: Path, *, added: tuple[Any, ...], engine: str, **options: Any
+) -> Any:
     from resnext.errors import ConfigError, import_extra
 
     if data is None or added:
@@ -116,12 +97,10 @@ def _tune_all(
         raise ConfigError(f"--engine is {engine}; expected torch, which --full computes with")
     refine = import_extra("resnext.training.refine", extra="train")
     try:
-        tuned = refine.tune_all(data, output, **options)
+        return refine.tune_all(data, output, **options)
     except refine.Stopped as stopped:
         print(f"{stopped}; the same command goes on from there", file=sys.stderr)
-        return TERMINATED
-    print(json.dumps(tuned.to_json()) if as_json else text.pairs(tuned.summary()))
-    return INPUT_FAILED if tuned.problems else 0
+        raise click.exceptions.Exit(TERMINATED) from stopped
 
 
 def _has_cuda() -> bool:
