@@ -135,15 +135,13 @@ def wrap(model: nn.Module, processes: Processes, *, partly_frozen: bool = False)
     if processes.world_size == 1:
         return model
     parallel = nn.parallel.DistributedDataParallel
+    options: dict[str, Any] = {"find_unused_parameters": partly_frozen}
+    if processes.device.type == "cuda":
+        options["device_ids"] = [processes.device]
     # Buffers stay those of each process: `average_statistics` does better. torch 2.15 renamed it.
     names = ("forward_sync_buffers", "broadcast_buffers")
-    known = [name for name in names if name in inspect.signature(parallel).parameters]
-    return parallel(
-        model,
-        device_ids=[processes.device] if processes.device.type == "cuda" else None,
-        find_unused_parameters=partly_frozen,
-        **{known[0]: False},
-    )
+    options[next(n for n in names if n in inspect.signature(parallel).parameters)] = False
+    return parallel(model, **options)
 
 
 @torch.no_grad()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,12 +16,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from resnext import images
-from resnext.errors import DatasetError, ImageError
+from resnext.errors import DatasetError, ImageError, ResNeXtError, TrainingError
 from resnext.training.order import Draw
-from resnext.training.samples import SampleSet
+from resnext.training.samples import Sample, SampleSet
 
 Transform = Callable[[Image.Image, int], Tensor]
 Batch = tuple[Tensor, Tensor]  # (N, 3, S, S) uint8; (N,) class indices or (N, K) of 0 and 1
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands for a picture that cannot be read: exceptions of workers lose their type."""
+
+    name: str
+    reason: str
 
 
 class Pictures(Dataset[Any]):
@@ -38,21 +49,23 @@ class Pictures(Dataset[Any]):
         self.transform = transform
         self._decoded: list[Image.Image] | None = None
         if cache:
-            try:
-                self._decoded = [images.open_rgb(sample.source) for sample in samples.samples]
-            except ImageError as error:
-                raise _unreadable(error) from error
+            self._decoded = [self._decode_or_raise(sample) for sample in samples.samples]
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor] | ImageError:
+    def __getitem__(self, draw: Draw) -> tuple[Tensor, Tensor] | Unreadable:
         sample = self.samples.samples[draw.index]
-        try:
-            image = self._decoded[draw.index] if self._decoded else images.open_rgb(sample.source)
-        except ImageError as error:  # not raised: a worker's exceptions lose their type
-            return ImageError(sample.name, error.reason)
+        image = self._decoded[draw.index] if self._decoded else _decode(sample)
+        if isinstance(image, Unreadable):
+            return image
         return self.transform(image, draw.key), self._target(sample.labels)
+
+    def _decode_or_raise(self, sample: Sample) -> Image.Image:
+        image = _decode(sample)
+        if isinstance(image, Unreadable):
+            raise _unreadable(image)
+        return image
 
     def _target(self, labels: tuple[int, ...]) -> Tensor:
         if not self.samples.multi_label:
@@ -74,10 +87,11 @@ def feed(
 
     Raises:
         DatasetError: A picture cannot be read.
+        TrainingError: A worker process ended.
     """
     if num_workers < 0:
         num_workers = choose_workers()
-    loader: Iterable[Batch | ImageError] = DataLoader(
+    loader: Iterable[Batch | Unreadable] = DataLoader(
         pictures,
         batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=num_workers,
@@ -88,10 +102,30 @@ def feed(
         # Their random numbers come with each picture; this would draw from the global ones.
         generator=torch.Generator(),
     )
-    for batch in loader:
-        if isinstance(batch, ImageError):
-            raise _unreadable(batch)
-        yield batch
+    try:
+        for batch in loader:
+            if isinstance(batch, Unreadable):
+                raise _unreadable(batch)
+            yield batch
+    except (EOFError, ConnectionError) as error:  # it ended while it handed over a batch
+        raise _lost_worker(error) from error
+
+
+@contextlib.contextmanager
+def naming_lost_workers() -> Iterator[None]:
+    """Say so when a worker process ended; torch learns that by a signal, and so at any time.
+
+    Raises:
+        TrainingError: That is what happened.
+    """
+    try:
+        yield
+    except ResNeXtError:
+        raise
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise _lost_worker(error) from error
 
 
 def choose_workers() -> int:
@@ -103,9 +137,16 @@ def choose_workers() -> int:
     return min(share, 16) if torch.cuda.is_available() else 1
 
 
-def _collate(items: list[tuple[Tensor, Tensor] | ImageError]) -> Batch | ImageError:
+def _decode(sample: Sample) -> Image.Image | Unreadable:
+    try:
+        return images.open_rgb(sample.source)
+    except ImageError as error:
+        return Unreadable(sample.name, error.reason)
+
+
+def _collate(items: list[tuple[Tensor, Tensor] | Unreadable]) -> Batch | Unreadable:
     for item in items:
-        if isinstance(item, ImageError):
+        if isinstance(item, Unreadable):
             return item
     pixels, targets = zip(*items, strict=True)
     return torch.stack(pixels), torch.stack(targets)
@@ -113,12 +154,30 @@ def _collate(items: list[tuple[Tensor, Tensor] | ImageError]) -> Batch | ImageEr
 
 def _init_worker(_index: int) -> None:
     torch.set_num_threads(1)
-    # Where SIGTERM goes to all processes at once, the training process still needs its workers
-    # for the step after which it saves; they end with it.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # Job systems send SIGTERM to all processes at once, and the training process still needs
+    # its workers for the step after which it saves: they end when that one says so.
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_end_when_told, daemon=True).start()
 
 
-def _unreadable(error: ImageError) -> DatasetError:
+def _end_when_told() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+def _unreadable(picture: Unreadable) -> DatasetError:
     return DatasetError(
-        f"{error.path}: {error.reason}", hint="remove it, or find all of them before a long run"
+        f"{picture.name}: {picture.reason}",
+        hint="remove it, or find all of them before a long run",
+    )
+
+
+def _lost_worker(error: Exception) -> TrainingError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return TrainingError(
+        f"a process that prepares pictures ended: {reason}",
+        hint="often memory is short: try a smaller data.num_workers; the same command goes on"
+        " from the last checkpoint",
     )

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnext.errors import ResNeXtError, TrainingError
+from resnext.errors import TrainingError
 from resnext.network import ResNeXt
 from resnext.training import augment, checkpoint, dist, losses, optim
-from resnext.training.feed import Pictures, feed
+from resnext.training.feed import Pictures, feed, naming_lost_workers
 from resnext.training.resume import check_alike, describe_origin, restore_latest
 from resnext.training.score import Scores, evaluate
 from resnext.training.state import Run, TrainState, start
@@ -202,7 +202,7 @@ def fit(
     """
     listener = listener or Listener()
     places = folder / "checkpoints"
-    with _naming_what_was_lost(run.processes):
+    with dist.naming_lost_processes(run.processes), naming_lost_workers():
         check_alike(run)
         state = start(run)
         warning = restore_latest(state, run, places) if resume else ""
@@ -321,28 +321,6 @@ class Stopped(Exception):
     def __init__(self, step: int) -> None:
         super().__init__(f"stopped after step {step}; a checkpoint was written")
         self.step = step
-
-
-@contextlib.contextmanager
-def _naming_what_was_lost(processes: dist.Processes) -> Iterator[None]:
-    """Say so when a process that this one needs ended.
-
-    Raises:
-        TrainingError: That is what happened.
-    """
-    with dist.naming_lost_processes(processes):
-        try:
-            yield
-        except ResNeXtError:
-            raise
-        except RuntimeError as error:  # comes at any time: torch watches them by a signal
-            if "DataLoader worker" not in str(error):
-                raise
-            raise TrainingError(
-                f"a process that prepares pictures ended: {str(error).splitlines()[0]}",
-                hint="often memory is short: try a smaller data.num_workers; the same command"
-                " goes on from the last checkpoint",
-            ) from error
 
 
 @contextlib.contextmanager
