@@ -7,6 +7,7 @@ Progress goes to stderr. Only the first process writes or says anything.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import shutil
@@ -19,6 +20,7 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
+from resnext.errors import OutputError
 from resnext.training import augment, plots, records
 from resnext.training.dist import Processes
 from resnext.training.feed import Pictures, feed
@@ -60,7 +62,7 @@ class RunLog(Listener):
         self._is_first = processes is None or processes.is_first
         self._talk = Talk(stream or sys.stderr)
         self._board: Any = None
-        self._drawn = -math.inf
+        self._drawn = time.monotonic()
 
     def say(self, text: str) -> None:
         """Say a line."""
@@ -116,7 +118,8 @@ class RunLog(Listener):
         if not self._is_first:
             return
         self._talk.clear()
-        self._draw()
+        with contextlib.suppress(OutputError):  # another error may be on its way: it counts
+            self._draw()
         if self._board is not None:
             self._board.close()
             self._board = None
