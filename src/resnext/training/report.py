@@ -91,7 +91,7 @@ def render(folder: Path) -> str:
     lines = records.read(folder / records.METRICS)
     document = _document(folder)
     provenance = {} if document is None else document.provenance
-    name = printable(folder.resolve().name)
+    name = folder.resolve().name
     parts = [
         f"<h1>{_text(name)}</h1>",
         _lead(config, data, lines),
@@ -186,8 +186,8 @@ def _use(folder: Path, document: modelfile.ModelDocument | None) -> str:
         return ""
     path = next(folder / name for name in _MODELS if (folder / name).exists())
     size = document.preprocess.input_size
-    command = f"resnext predict PICTURES --model {shlex.quote(printable(str(path)))}"
-    python = f"resnext.Classifier({printable(str(path))!r})"
+    command = f"resnext predict PICTURES --model {shlex.quote(str(path))}"
+    python = f"resnext.Classifier({str(path)!r})"
     return (
         f"<h2>Use it</h2><pre>{_text(command)}</pre><p>In Python, <code>{_text(python)}</code>."
         f" The file has the class names and the preprocessing: {size} pixels of"
@@ -200,7 +200,7 @@ def _classes(data: Mapping[str, Any]) -> str:
     for row in data["classes"]:
         width = 100 * row["train"] / max(most, 1)
         rows.append(
-            f"<tr><td>{_text(printable(row['name']))}</td>"
+            f"<tr><td>{_text(row['name'])}</td>"
             f'<td class="number">{row["train"]:,}</td><td class="number">{row["val"]:,}</td>'
             f'<td class="share"><div class="bar" style="width:{width:.1f}%"></div></td></tr>'
         )
@@ -243,4 +243,4 @@ def _duration(seconds: float) -> str:
 
 
 def _text(value: str) -> str:
-    return html.escape(value)
+    return html.escape(printable(value))
