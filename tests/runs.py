@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,9 @@ EVERYTHING = (
 )
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Compute with one thread, which is faster for networks as small as these."""
+    """Compute with one thread, as launched processes do: with two, sums have other bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -260,6 +261,7 @@ def wait_for_step(folder: Path, step: int, rank: int = 0, *, seconds: float = 60
 
 def _enter(work: Any, folder: Path, arguments: Any, names: dict[str, int]) -> None:
     torch.set_num_threads(1)
+    warnings.simplefilter("error")
     # Of the processes that decode; the server's way is inherited, and starts another server.
     multiprocessing.set_start_method("fork", force=True)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

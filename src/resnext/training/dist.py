@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 
 from resnext.errors import ResNeXtError, TrainingError
 
@@ -162,6 +161,22 @@ def average_statistics(model: nn.Module, processes: Processes) -> None:
         buffer.copy_(mean)
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; the gradient of each is the sum of theirs."""
+
+    @staticmethod
+    def forward(_ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone()
+        distributed.all_reduce(total)
+        return total
+
+
 class SyncedBatchNorm(nn.BatchNorm2d):
     """A batch norm whose statistics are over the batches of all processes, on any device.
 
@@ -179,7 +194,7 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         x = input.float() - shift.reshape(1, channels, 1, 1)
         count = torch.tensor([float(x.numel() // channels)], device=x.device)
         sums = torch.cat([x.sum((0, 2, 3)), (x * x).sum((0, 2, 3)), count])
-        sums = all_reduce(sums)  # type: ignore[no-untyped-call]
+        sums = _Sum.apply(sums)
         total = sums[-1]
         mean = sums[:channels] / total
         variance = (sums[channels : 2 * channels] / total - mean * mean).clamp(min=0)

@@ -88,7 +88,9 @@ class TrainState:
         except KeyError as error:
             raise ModelFileError(f"it lacks {error}") from error
         except (AttributeError, RuntimeError, TypeError, ValueError) as error:
-            raise ModelFileError(f"it does not fit: {error}") from error
+            # torch lists every tensor, a line each.
+            reason = " ".join(line.strip() for line in str(error).splitlines()[:2])
+            raise ModelFileError(f"it does not fit: {reason}") from error
 
 
 @dataclass(kw_only=True)
