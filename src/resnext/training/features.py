@@ -82,7 +82,7 @@ class Extraction:
         keys: sha256 of each of these.
         rows: (M, D) their features.
         problems: The other pictures, and why they have none.
-        num_computed: How many were not in the cache.
+        num_computed: How many different ones were computed, and not in the cache.
     """
 
     kept: NDArray[np.int64]
@@ -283,7 +283,7 @@ def extract(
         keys=found,
         rows=store.rows_of(found),
         problems=_problems(samples, keys, reasons),
-        num_computed=len(asked),
+        num_computed=len(asked.difference(reasons)),
     )
 
 

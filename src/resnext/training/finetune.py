@@ -65,6 +65,8 @@ class Tuned:
         """Return what people want to know, and the command that comes next."""
         metrics, document = self.document.metrics, self.document
         how = "held-out" if self.num_held_out else "cross-validated"
+        few_classes = len(document.labels) <= 5  # all of them are among the best five
+        top5 = "" if few_classes else _share(metrics["right5"], metrics["pictures"])
         threshold = document.reject_threshold
         learned = f"{self.num_train} learned from, {self.num_held_out} held out"
         return [
@@ -73,7 +75,7 @@ class Tuned:
             ("pictures", f"{learned}, {self.num_computed} computed in {self.seconds:.1f} s"),
             ("left out", f"{len(self.problems)} that cannot be read" if self.problems else ""),
             (f"{how} top-1", _share(metrics["right"], metrics["pictures"])),
-            (f"{how} top-5", _share(metrics["right5"], metrics["pictures"])),
+            (f"{how} top-5", top5),
             ("temperature", document.temperature),
             ("unknown below", "" if threshold is None else f"{100 * threshold:.1f}%"),
             ("license", document.license),
