@@ -316,6 +316,7 @@ def test_the_output_is_looked_at_before_the_work(tmp_path: Path) -> None:
         check_output(tmp_path / "b.safetensors", force=True)
 
 
+@pytest.mark.slow
 def test_no_torch_is_loaded() -> None:
     code = "import sys, resnext.training.finetune; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
