@@ -23,9 +23,17 @@ hub hub.downloads hub.cache hub.origins weights
 results results.formats results.outputs results.parquet results.sinks
 engines engines.base engines.graph engines.compiled engines.openvino engines.ort
 modules network engines.eager engines.select
-prefetch classifier training training.augment zoo interchange testing
+prefetch classifier
+training training.config training.registry training.recipes training.samples
+training.listing training.folders training.shards training.rows training.arrow training.tables
+training.layouts training.split training.scan training.data training.order
+training.augment zoo interchange testing
+training.losses training.optim training.dist training.checkpoint training.feed training.state
+training.resume training.score training.loop training.records training.plots training.report training.outcome training.log
+training.search training.teacher training.full
+training.head training.features training.finetune training.refine
 __init__
-cli cli.text cli.progress cli.complete cli.models cli.predict cli.info cli.convert cli.cache cli.app
+cli cli.text cli.progress cli.complete cli.models cli.predict cli.info cli.convert cli.finetune cli.recipes cli.train cli.cache cli.app
 __main__
 """.split()
 

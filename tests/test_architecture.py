@@ -35,7 +35,16 @@ EXTRA_OF = {"results.parquet": "parquet", "engines.ort": "ort"} | dict.fromkeys(
     TORCH_MODULES, "torch"
 )
 EXTRA_OF["training.augment"] = "train"
-DISTRIBUTIONS = {"PIL": "pillow"}
+EXTRA_OF |= {
+    f"training.{name}": "train"
+    for name in "losses optim dist checkpoint feed state score loop".split()
+}
+EXTRA_OF |= {
+    f"training.{name}": "train" for name in "plots outcome log search teacher full refine".split()
+}
+EXTRA_OF["training.arrow"] = "parquet"
+EXTRA_OF |= dict.fromkeys(("training.head", "training.finetune"), "finetune")
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 
 MODULES = {
     str(path.relative_to(PACKAGE).with_suffix("")).replace("/", "."): path

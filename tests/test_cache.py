@@ -132,11 +132,16 @@ def test_listing_and_removing():
     compiled = cache.cache_home() / "compiled" / "abc"
     compiled.mkdir(parents=True)
     (compiled / "graph.blob").write_bytes(b"123")
+    features = cache.cache_home() / "features" / "net"
+    features.mkdir(parents=True)
+    for name in ("rows-1.bin", "set-1.bin"):
+        (features / name).write_bytes(b"12")
     found = [(entry.kind, entry.name, entry.size) for entry in cache.cached()]
     assert found == [
         ("weights", "resnext50_32x4d.tv_in1k", len(CONTENT)),
         ("weights", "hf-hub:me/pets", 5),
         ("compiled", "abc", 3),
+        ("features", "net", 4),
     ]
     assert cache.cached()[2].to_json() == {
         "kind": "compiled",
@@ -147,6 +152,8 @@ def test_listing_and_removing():
     with pytest.raises(ModelNotFoundError, match="did you mean hf-hub:me/pets"):
         cache.remove("hf-hub:me/pet")
     assert cache.remove("hf-hub:me/pets") == 5
+    assert cache.remove("net") == 4
+    assert not features.exists()
     assert cache.remove("all") == len(CONTENT) + 3
     assert cache.cached() == ()
     assert cache.remove("all") == 0

@@ -136,6 +136,16 @@ def test_embed_raises_for_a_picture_that_fails(classifier: Classifier) -> None:
     assert classifier.embed([]).shape == (0, 1024)
 
 
+def test_embed_each_goes_on_after_a_picture_that_fails(classifier: Classifier) -> None:
+    mixed = [picture(0), b"nonsense", picture(1), b"", picture(2)]
+    rows = list(classifier.embed_each(mixed, batch_size=2))
+    assert [isinstance(row, ImageError) for row in rows] == [False, True, False, True, False]
+    assert "image 3: is empty" in str(rows[3])
+    good = [row for row in rows if not isinstance(row, ImageError)]
+    expected = classifier.embed([picture(0), picture(1), picture(2)])
+    np.testing.assert_allclose(good, expected, rtol=0.02, atol=1e-3)
+
+
 def test_a_folder_is_walked(constant: Classifier, tmp_path: Path) -> None:
     for name in ("b.png", "a.png", "deep/c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

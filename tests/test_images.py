@@ -32,6 +32,19 @@ def marked(width: int = 6, height: int = 4) -> Image.Image:
     return Image.fromarray(np.stack([x * 40, y * 60, x * y * 10], axis=-1).astype(np.uint8))
 
 
+def test_bytes_are_read_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode("JPEG", (20, 10))
+    path = tmp_path / "picture"
+    path.write_bytes(data)
+    for source in (path, str(path), Source(str(path)), data, io.BytesIO(data)):
+        assert images.read_bytes(source) == data
+    for nothing in (tmp_path, tmp_path / "missing", 3, np.zeros((2, 2, 3), np.uint8)):
+        with pytest.raises(ImageError):
+            images.read_bytes(nothing)
+    monkeypatch.setattr(images, "MAX_BYTES", 10)  # one more, and `open_rgb` knows it is too large
+    assert images.read_bytes(path) == data[:11]
+
+
 # --- every way in gives the same pixels -----------------------------------------------------
 
 

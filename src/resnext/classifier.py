@@ -77,6 +77,7 @@ class Classifier:
             if isinstance(engine, str):
                 pool.submit(select.preload, engine)
             local = weights.locate(model, offline=offline, progress=progress)
+        self.local = local
         self.document: ModelDocument = local.document
         self._offline = weights.is_offline(offline)
         self.engine = (
@@ -138,15 +139,30 @@ class Classifier:
         Raises:
             ImageError: A picture cannot be read.
         """
-        rows = [np.empty((0, self.document.architecture.embedding_size), np.float32)]
+        rows = []
+        for row in self.embed_each(images, batch_size=batch_size):
+            if isinstance(row, ImageError):
+                raise row
+            rows.append(row)
+        return np.array(rows, np.float32).reshape(-1, self.document.architecture.embedding_size)
+
+    def embed_each(
+        self, images: Any, *, batch_size: int | None = None
+    ) -> Iterator[NDArray[np.float32] | ImageError]:
+        """Compute the pooled features of a stream of pictures, one by one.
+
+        Args:
+            images: As for `predict`.
+            batch_size: Pictures per engine call; by default what suits the engine.
+
+        Yields:
+            For each picture, in order, its (D,) features, or why it has none.
+        """
         for batch in self._decoded(images, batch_size):
-            good = []
+            good = [one.pixels for one in batch if not isinstance(one.pixels, ImageError)]
+            rows = iter(self._run(good).embedding)
             for one in batch:
-                if isinstance(one.pixels, ImageError):
-                    raise one.pixels
-                good.append(one.pixels)
-            rows.append(self._run(good).embedding)
-        return np.concatenate(rows)
+                yield one.pixels if isinstance(one.pixels, ImageError) else next(rows)
 
     def __repr__(self) -> str:
         return f"Classifier({self.document.name!r}, {self.engine})"

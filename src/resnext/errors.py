@@ -10,6 +10,7 @@ ResNeXtError
 ├── ConfigError (ValueError)              an option or setting out of range
 ├── EngineError (RuntimeError)            an inference engine failed
 ├── MissingExtraError (ImportError)       an optional dependency is not installed
+├── TrainingError (RuntimeError)          a run that cannot go on
 ├── ParityError (ResNeXtError)            two engines disagree beyond the tolerance
 └── OutputError (OSError)                 a result that cannot be written
 """
@@ -99,6 +100,10 @@ class MissingExtraError(ResNeXtError, ImportError):
     """An optional dependency is not installed."""
 
     exit_code = 5
+
+
+class TrainingError(ResNeXtError, RuntimeError):
+    """A training run cannot go on."""
 
 
 class ParityError(ResNeXtError):

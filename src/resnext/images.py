@@ -47,6 +47,7 @@ __all__ = [
     "iter_sources",
     "open_rgb",
     "read",
+    "read_bytes",
 ]
 
 MAX_PIXELS = 64_000_000  # 256 MB as Pillow stores RGB
@@ -133,6 +134,22 @@ def read(source: Any, *, orientation: Orientation = "exif") -> NDArray[np.uint8]
     for top, band in _bands(image):  # at once, Pillow would hold the bytes three times
         pixels[top : top + band.height] = np.asarray(band)
     return pixels
+
+
+def read_bytes(source: Any) -> bytes:
+    """Read an encoded picture without decoding it.
+
+    Args:
+        source: As for `open_rgb`, but no PIL image or array: these have no bytes.
+
+    Returns:
+        At most one byte more than `open_rgb` takes.
+
+    Raises:
+        ImageError: There is nothing that can be read.
+    """
+    with _errors_named(_name(source)), _open(source) as file:
+        return file.read(MAX_BYTES + 1)
 
 
 class _Refusal(Exception):

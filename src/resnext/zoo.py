@@ -229,14 +229,20 @@ class EvalTransform:
 
 
 def parameter_groups(
-    model: ResNeXt, *, lr: float, weight_decay: float = 0.0, layer_decay: float = 1.0
+    model: ResNeXt,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    norm_weight_decay: float = 0.0,
+    layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Sort the trainable parameters into groups for an optimizer.
 
     Args:
         model: What `create_model` returned.
         lr: Learning rate of the classifier.
-        weight_decay: Of convolutions and the classifier; batch norms and biases have none.
+        weight_decay: Of convolutions and the classifier.
+        norm_weight_decay: Of batch norms and biases.
         layer_decay: Factor on the learning rate for each step down: from the classifier
             over the blocks, one by one, to the stem.
 
@@ -266,7 +272,7 @@ def parameter_groups(
             {
                 "params": [],
                 "lr": lr * layer_decay ** (head - depth),
-                "weight_decay": weight_decay if decays else 0.0,
+                "weight_decay": weight_decay if decays else norm_weight_decay,
                 "depth": depth,
             },
         )

@@ -16,9 +16,12 @@ from click.shell_completion import get_completion_class, shell_complete
 import resnext
 from resnext.cli.cache import cache
 from resnext.cli.convert import convert
+from resnext.cli.finetune import finetune
 from resnext.cli.info import info
 from resnext.cli.models import models
 from resnext.cli.predict import predict
+from resnext.cli.recipes import recipes
+from resnext.cli.train import train
 from resnext.errors import ResNeXtError, closest
 
 FAULT, ENVIRONMENT, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 5, 130, 141, 143
@@ -139,5 +142,5 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise _Terminated
 
 
-for command in (predict, models, info, convert, cache):
+for command in (predict, finetune, train, recipes, models, info, convert, cache):
     app.add_command(command)

@@ -13,6 +13,8 @@ FEW = 10
 _MOST_AHEAD = 1_000_000  # sources known ahead of the work: about 200 MB at the most
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from resnext.results.sinks import AbstractSink
 
 T = TypeVar("T")
@@ -84,24 +86,7 @@ def bar(sources: Lookahead[T], *, quiet: bool) -> Iterator[Callable[[], None]]:
     if quiet or not sys.stderr.isatty():
         yield lambda: None
         return
-    # rich takes 70 ms to import: only for people who look at a long run.
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f}/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
-        task = display.add_task("", total=None, rate=0.0, visible=False)
+    with _count_display() as (display, task):
 
         def advance() -> None:
             current = display.tasks[0]
@@ -114,6 +99,23 @@ def bar(sources: Lookahead[T], *, quiet: bool) -> Iterator[Callable[[], None]]:
             )
 
         yield advance
+
+
+@contextlib.contextmanager
+def count_bar() -> Iterator[Callable[[int, int], None] | None]:
+    """Show how many are done, rate and time left on stderr, if that is a terminal.
+
+    Yields:
+        A function to call with the number done and that of all, or None.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with _count_display() as (display, task):
+        yield lambda done, total: display.update(
+            task, completed=done, total=total, visible=total > FEW,
+            rate=display.tasks[0].speed or 0.0,
+        )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -135,6 +137,28 @@ def download_bar() -> Iterator[Callable[[int, int | None], None] | None]:
             update[0](done, total)
 
         yield downloaded
+
+
+@contextlib.contextmanager
+def _count_display() -> Iterator[tuple[Progress, TaskID]]:
+    # rich takes 70 ms to import: only for people who look at a long run.
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.0f}/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as display:
+        yield display, display.add_task("", total=None, rate=0.0, visible=False)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
     <cache_home>/weights/<catalogue name>/<file>            and hf-hub/<owner>--<repository>/
     <cache_home>/weights/.../<file>.json                    sha256, size, url, date
     <cache_home>/compiled/...                               graphs, the engines' business
+    <cache_home>/features/..., datasets/...                 training's business
 
 Nothing here touches the network. A file is hashed whenever it is used: a bit that flipped
 on the disk would load silently. A file copied in by hand is as good as a downloaded one.
@@ -31,7 +32,10 @@ from resnext.errors import (
 )
 from resnext.files import atomic
 
+Kind = Literal["weights", "compiled", "features", "datasets"]
+
 _HUB_FOLDER = "hf-hub"
+_OTHERS: tuple[Kind, ...] = ("compiled", "features", "datasets")  # an entry for each child
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +70,7 @@ class RemoteFile:
 class Entry:
     """One thing in the cache; the size is in bytes, of all its files."""
 
-    kind: Literal["weights", "compiled"]
+    kind: Kind
     name: str
     path: Path
     size: int
@@ -150,8 +154,9 @@ def cached() -> tuple[Entry, ...]:
         if path.name != _HUB_FOLDER and (size := _size(path))  # a lock alone is nothing
     ]
     entries += [
-        Entry(kind="compiled", name=path.name, path=path, size=_size(path))
-        for path in _children(home / "compiled")
+        Entry(kind=kind, name=path.name, path=path, size=_size(path))
+        for kind in _OTHERS
+        for path in _children(home / kind)
     ]
     return tuple(entries)
 

@@ -1,0 +1,112 @@
+"""`resnext finetune`: labelled pictures to a model of one's own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from resnext.cli import progress, text
+from resnext.cli.complete import complete, complete_model
+
+INPUT_FAILED, TERMINATED = 3, 143
+
+
+@click.command(
+    short_help="Make a model for your own classes.",
+    epilog="Example:  resnext finetune photos/ -o pets.safetensors",
+)
+@click.argument("data", required=False, type=click.Path())
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path),
+              help="Model file to write, *.safetensors.")  # fmt: skip
+@click.option("-m", "--model", default="starter", show_default=True, shell_complete=complete_model,
+              help="Model to start from.")  # fmt: skip
+@click.option("--head-only/--full", default=None,
+              help="Fit the last layer, or all.  [default: head only without CUDA]")  # fmt: skip
+@click.option("--add-class", "added", nargs=2, multiple=True, metavar="NAME FOLDER",
+              help="Add a class; without DATA, to a file of `finetune --head-only`.")  # fmt: skip
+@click.option("--val-share", type=click.FloatRange(0, 1, max_open=True), default=0.2,
+              show_default=True, help="Share to measure on, where DATA has none.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Of what is drawn at random.")  # fmt: skip
+@click.option("--class-weights", type=click.Choice(["none", "balanced"]), default="none",
+              show_default=True, help="balanced: rare classes count as much.")  # fmt: skip
+@click.option("--engine", default="auto", show_default=True,
+              shell_complete=complete("auto openvino onnxruntime torch"),
+              help="auto, openvino, onnxruntime or torch.")  # fmt: skip
+@click.option("--precision", default="auto", show_default=True,
+              shell_complete=complete("auto bf16 fp32"), help="auto, bf16 or fp32.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all.")
+@click.option("--offline", is_flag=True, help="Never touch the network.")
+@click.option("--force", is_flag=True, help="Replace the output if it is there.")
+@click.option("--json", "as_json", is_flag=True, help="The summary as one line of JSON.")
+def finetune(
+    *, data: str | None, output: Path, head_only: bool | None, as_json: bool, **options: Any
+) -> int:
+    """Make a model for your own classes.
+
+    DATA is a folder per class, with or without train/ and val/, a table of path,label, tar
+    shards, or a Hugging Face data set on the disk. A picture that cannot be read is named and
+    left out, and the exit code is 3.
+    """
+    from resnext.results.formats import printable
+
+    if head_only is None:  # a class is added to a head only
+        head_only = data is None or bool(options["added"]) or not _has_cuda()
+    tuned = (_tune_head if head_only else _tune_all)(data, output, **options)
+    for problem in tuned.problems:
+        print(printable(f"left out: {problem}"), file=sys.stderr)
+    print(json.dumps(tuned.to_json()) if as_json else text.pairs(tuned.summary()))
+    return INPUT_FAILED if tuned.problems else 0
+
+
+def _tune_head(
+    data: str | None, output: Path, *, force: bool, offline: bool, **options: Any
+) -> Any:
+    import resnext
+    from resnext.errors import import_extra
+    from resnext.results.formats import printable
+
+    tuning = import_extra("resnext.training.finetune", extra="finetune")
+    from resnext.training.data import open_data
+
+    tuning.check_output(output, force=force)
+    fit = {key: options.pop(key) for key in ("added", "val_share", "seed", "class_weights")}
+    split = {key: fit[key] for key in ("val_share", "seed")}
+    opened = None if data is None else open_data(data, **split)
+    for note in () if opened is None else opened.notes:
+        print(printable(f"note: {note}"), file=sys.stderr)
+    with progress.download_bar() as downloaded:
+        classifier = resnext.Classifier(offline=offline or None, progress=downloaded, **options)
+    with classifier, progress.count_bar() as counted:
+        return tuning.tune_head(classifier, opened, output, progress=counted, **fit)
+
+
+def _tune_all(
+    data: str | None, output: Path, *, added: tuple[Any, ...], engine: str, **options: Any
+) -> Any:
+    from resnext.errors import ConfigError, import_extra
+
+    if data is None or added:
+        raise ConfigError("--full needs DATA with all classes, and takes no --add-class")
+    if engine not in ("auto", "torch"):
+        raise ConfigError(f"--engine is {engine}; expected torch, which --full computes with")
+    refine = import_extra("resnext.training.refine", extra="train")
+    try:
+        return refine.tune_all(data, output, **options)
+    except refine.Stopped as stopped:
+        print(f"{stopped}; the same command goes on from there", file=sys.stderr)
+        raise click.exceptions.Exit(TERMINATED) from stopped
+
+
+def _has_cuda() -> bool:
+    from resnext.errors import import_extra
+
+    if importlib.util.find_spec("torch") is None:
+        return False
+    with import_extra("resnext.training.dist", extra="train").joined() as processes:
+        return bool(processes.device.type == "cuda")

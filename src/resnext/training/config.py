@@ -1,0 +1,462 @@
+"""What a training run is asked to do, as typed values; JSON both ways.
+
+Every number a recipe states is a field here, so a run is its `config.json`. Sizes are in
+pixels, rates in shares of 1, `batch_size` is global: over all processes and steps of
+accumulation. Standard library only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+
+from resnext.errors import ConfigError, closest
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """The network.
+
+    Args:
+        architecture: Its name.
+        pretrained: Weights to start from, any name of a model; "" starts from scratch.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth of the last block.
+        zero_init_last: Start every block as its shortcut.
+        sync_batch_norm: Take batch statistics over all processes.
+    """
+
+    architecture: str
+    pretrained: str = ""
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    zero_init_last: bool = False
+    sync_batch_norm: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """The pictures and how they are fed.
+
+    Args:
+        train_size: Side of the training crops.
+        test_size: Side of the test crops, and of the model that comes out.
+        test_resize: Short side before the test crop.
+        test_sizes: Other test sizes to try with the best weights when all is done; the best
+            is recorded in the model file (the FixRes effect, arXiv:1906.06423).
+        interpolation: Filter of resizing test pictures.
+        train_interpolation: Filter of resizing training pictures: "same" as for test pictures,
+            or "random", one of the two for each picture.
+        mean: Subtracted from R, G and B in 0 to 1.
+        std: What the difference is divided by.
+        repeats: Times a picture comes in a row, differently augmented (repeated augmentation).
+        balanced: Draw every class equally often, however many pictures it has.
+        num_workers: Processes that decode, for each training process; -1 for what suits.
+        cache: Keep decoded pictures in memory.
+    """
+
+    train_size: int = 224
+    test_size: int = 224
+    test_resize: int = 256
+    test_sizes: tuple[int, ...] = ()
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    train_interpolation: Literal["same", "bilinear", "bicubic", "random"] = "same"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    repeats: int = 1
+    balanced: bool = False
+    num_workers: int = -1
+    cache: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """What happens to training pictures.
+
+    Args:
+        crop_area: Smallest and largest share of the picture in a random crop.
+        pad: Instead of a random crop of random size: zeros around, then a crop (CIFAR).
+        flip: Chance of a mirror image.
+        color_jitter: Strength of brightness, contrast and saturation changes.
+        lighting: Standard deviation of AlexNet's changes along the colors' principal axes.
+        policy: "" for none, "trivial" (TrivialAugment-wide) or "rand" (RandAugment).
+        rand_magnitude: Of RandAugment, 0 to 30.
+        rand_ops: Operations of RandAugment a picture.
+        rand_std: Standard deviation of its magnitude from picture to picture.
+        rand_chance: Chance that each of its operations is done.
+        erase: Chance that a rectangle is erased.
+        erase_count: Most rectangles a picture, which share the area of one.
+        erase_noise: Fill it with noise of the data's mean and deviation, not with the mean.
+        mixup_alpha: Of the beta distribution; 0 for no mixup.
+        cutmix_alpha: The same for cutmix; with both, each batch draws one.
+    """
+
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    pad: int = 0
+    flip: float = 0.5
+    color_jitter: float = 0.0
+    lighting: float = 0.0
+    policy: Literal["", "trivial", "rand"] = ""
+    rand_magnitude: int = 9
+    rand_ops: int = 2
+    rand_std: float = 0.0
+    rand_chance: float = 1.0
+    erase: float = 0.0
+    erase_count: int = 1
+    erase_noise: bool = False
+    mixup_alpha: float = 0.0
+    cutmix_alpha: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """What is minimized.
+
+    Args:
+        kind: "cross_entropy", or "bce": a yes or no for each class.
+        label_smoothing: Share of the target spread over all classes.
+        class_weights: "none", or "balanced": inverse to the number of pictures.
+        bce_threshold: With "bce", targets above it count as 1 and all others as 0; 0 keeps
+            them as they are.
+        teacher: Name of the model, or file, that is also learned from; "" for none.
+        distill_weight: Share of the loss that compares with the teacher; 0 for no teacher.
+        distill_temperature: Of both softmaxes in that comparison.
+    """
+
+    kind: Literal["cross_entropy", "bce"] = "cross_entropy"
+    label_smoothing: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    bce_threshold: float = 0.0
+    teacher: str = ""
+    distill_weight: float = 0.0
+    distill_temperature: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """How weights are changed.
+
+    Args:
+        name: "sgd" (Nesterov if `nesterov`), "adamw" or "lamb".
+        lr: Learning rate at `reference_batch_size`.
+        lr_scaling: How it follows the batch size: "linear", in proportion (arXiv:1706.02677),
+            or "sqrt", to its square root (arXiv:1904.00962).
+        reference_batch_size: Global batch size that `lr` is meant for.
+        batch_size: Global batch size.
+        grad_accum_steps: Parts that a batch is computed in on each device, one by one; 0 for
+            as few as fit into memory (`training.search`).
+        momentum: Of SGD; the first beta of the others.
+        nesterov: Whether SGD looks ahead.
+        weight_decay: Of convolutions and the classifier.
+        norm_weight_decay: Of batch norms and biases.
+        layer_decay: Factor on the learning rate for each block below the classifier.
+        clip_norm: Largest L2 norm of the gradient; 0 for no limit.
+    """
+
+    name: Literal["sgd", "adamw", "lamb"] = "sgd"
+    lr: float = 0.1
+    lr_scaling: Literal["linear", "sqrt"] = "linear"
+    reference_batch_size: int = 256
+    batch_size: int = 256
+    grad_accum_steps: int = 1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    norm_weight_decay: float = 1e-4
+    layer_decay: float = 1.0
+    clip_norm: float = 0.0
+
+    @property
+    def scaled_lr(self) -> float:
+        """Learning rate at the batch size of this run."""
+        times = self.batch_size / self.reference_batch_size
+        return self.lr * (times if self.lr_scaling == "linear" else times**0.5)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleConfig:
+    """How the learning rate changes.
+
+    Args:
+        epochs: Passes over the training pictures.
+        kind: "cosine" down to `final_factor`, or "step".
+        every: Whether it changes with every "step" or stays through an "epoch".
+        warmup_epochs: Epochs of linear rise from `warmup_factor`.
+        warmup_factor: First learning rate, as a share.
+        warmup_inside: The curve begins at epoch 0 and warm-up replaces its first part;
+            otherwise it begins after the warm-up.
+        milestones: Epochs after which "step" multiplies by `step_factor`.
+        step_factor: What it multiplies by.
+        final_factor: Last learning rate of "cosine", as a share.
+        freeze_epochs: First epochs in which only the classifier learns.
+    """
+
+    epochs: int = 100
+    kind: Literal["cosine", "step"] = "cosine"
+    every: Literal["step", "epoch"] = "step"
+    warmup_epochs: float = 0.0
+    warmup_factor: float = 0.01
+    warmup_inside: bool = False
+    milestones: tuple[int, ...] = ()
+    step_factor: float = 0.1
+    final_factor: float = 0.0
+    freeze_epochs: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EMAConfig:
+    """The running mean of the weights that is evaluated and kept.
+
+    Args:
+        decay: Share of the old mean that stays at each update; 0 for no mean.
+        every: Steps between updates.
+    """
+
+    decay: float = 0.0
+    every: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training run.
+
+    Args:
+        model: The network.
+        data: The pictures.
+        augment: What happens to them.
+        loss: What is minimized.
+        optim: How.
+        schedule: How fast, and how long.
+        ema: The mean of the weights.
+        recipe: Name of the recipe this came from.
+        seed: Of everything drawn at random.
+        precision: Of the forward pass.
+        channels_last: Memory layout of maps.
+        deterministic: Only algorithms that give the same bits again.
+        patience: Evaluations without a better one after which to stop; 0 for never.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    model: ModelConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    ema: EMAConfig = field(default_factory=EMAConfig)
+    recipe: str = "custom"
+    seed: int = 0
+    precision: Precision = "fp32"
+    channels_last: bool = True
+    deterministic: bool = False
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        for path, (low, high) in _RANGES.items():
+            value = _get(self, path)
+            if not low <= value <= high:
+                raise ConfigError(f"{path} is {value}; expected {low:g} to {high:g}")
+        if not all(8 <= size <= 2048 for size in self.data.test_sizes):
+            raise ConfigError(f"data.test_sizes is {self.data.test_sizes}; expected 8 to 2048 each")
+        low, high = self.augment.crop_area
+        if not 0 < low <= high <= 1:
+            raise ConfigError(f"augment.crop_area is {low}, {high}; expected 0 < low <= high <= 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values, every key present."""
+        return _plain(self)  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Read what `to_json` wrote; keys with a default may be absent.
+
+        Raises:
+            ConfigError: A key is unknown or missing, or a value of another type.
+        """
+        return _build(cls, values, "")  # type: ignore[no-any-return]
+
+    def override(self, settings: Iterable[str]) -> TrainConfig:
+        """Return a copy with changes such as `optim.lr=0.2`.
+
+        Raises:
+            ConfigError: No such key, or a value of another type or out of range.
+        """
+        changed = self.to_json()
+        for setting in settings:
+            path, sign, text = setting.partition("=")
+            if not sign:
+                raise ConfigError(f"{setting!r} is no setting; expected KEY=VALUE")
+            hint = _hint_of(type(self), path.strip())
+            *parents, last = path.strip().split(".")
+            place = changed
+            for parent in parents:
+                place = place[parent]
+            place[last] = _parse(hint, text.strip(), path.strip())
+        return self.from_json(changed)
+
+
+_INF = float("inf")
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "model.drop_rate": (0, 0.99),
+    "model.drop_path_rate": (0, 0.99),
+    "data.train_size": (8, 2048),
+    "data.test_size": (8, 2048),
+    "data.test_resize": (8, 2048),
+    "data.repeats": (1, 64),
+    "data.num_workers": (-1, 1024),
+    "augment.flip": (0, 1),
+    "augment.pad": (0, 1024),
+    "augment.color_jitter": (0, 1),
+    "augment.lighting": (0, 10),
+    "augment.erase": (0, 1),
+    "augment.erase_count": (1, 100),
+    "augment.rand_magnitude": (0, 30),
+    "augment.rand_ops": (1, 100),
+    "augment.rand_std": (0, 30),
+    "augment.rand_chance": (0, 1),
+    "augment.mixup_alpha": (0, 100),
+    "augment.cutmix_alpha": (0, 100),
+    "loss.label_smoothing": (0, 0.99),
+    "loss.bce_threshold": (0, 0.99),
+    "loss.distill_weight": (0, 1),
+    "loss.distill_temperature": (0.01, 100),
+    "optim.lr": (0, 1e4),
+    "optim.batch_size": (1, 2**20),
+    "optim.reference_batch_size": (1, 2**20),
+    "optim.grad_accum_steps": (0, 2**16),
+    "optim.momentum": (0, 0.9999),
+    "optim.weight_decay": (0, 10),
+    "optim.norm_weight_decay": (0, 10),
+    "optim.layer_decay": (0.01, 1),
+    "optim.clip_norm": (0, _INF),
+    "schedule.epochs": (1, 100_000),
+    "schedule.warmup_epochs": (0, 100_000),
+    "schedule.warmup_factor": (0, 1),
+    "schedule.step_factor": (0, 1),
+    "schedule.final_factor": (0, 1),
+    "schedule.freeze_epochs": (0, 100_000),
+    "ema.decay": (0, 0.999999),
+    "ema.every": (1, 1_000_000),
+    "seed": (0, 2**63 - 1),
+    "patience": (0, 100_000),
+}
+
+
+def paths(kind: type = TrainConfig, prefix: str = "") -> list[str]:
+    """List every key that `override` takes."""
+    found = []
+    for name, hint in get_type_hints(kind).items():
+        if dataclasses.is_dataclass(hint):
+            found += paths(cast(type, hint), f"{prefix}{name}.")
+        else:
+            found.append(f"{prefix}{name}")
+    return found
+
+
+def value_of(config: TrainConfig, path: str) -> Any:
+    """Return the value of a key such as `optim.lr`."""
+    return _get(config, path)
+
+
+def show(value: object) -> str:
+    """Write a value for people."""
+    if isinstance(value, tuple):
+        return ", ".join(map(show, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
+
+
+def differences(config: TrainConfig, other: TrainConfig) -> list[str]:
+    """List the keys whose values differ."""
+    return [path for path in paths() if _get(config, path) != _get(other, path)]
+
+
+def _get(config: Any, path: str) -> Any:
+    for name in path.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def _hint_of(kind: Any, path: str) -> Any:
+    if path not in paths(kind):
+        near = closest(path, paths(kind))
+        raise ConfigError(
+            f"there is no setting {path!r}",
+            hint=f"did you mean {near[0]!r}?" if near else f"one of {', '.join(paths(kind))}",
+        )
+    for name in path.split("."):
+        kind = get_type_hints(kind)[name]
+    return kind
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _build(kind: Any, values: Any, prefix: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{prefix.rstrip('.') or 'the config'} is {values!r}; expected an object")
+    hints = get_type_hints(kind)
+    if unknown := [key for key in values if key not in hints]:
+        _hint_of(TrainConfig, f"{prefix}{unknown[0]}")
+    arguments = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            arguments[name] = _build(hint, value, f"{prefix}{name}.")
+        else:
+            arguments[name] = _check(hint, value, f"{prefix}{name}")
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"the config lacks a key: {error}") from error
+
+
+def _check(hint: Any, value: Any, path: str) -> Any:
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        items = get_args(hint)
+        if items[-1] is Ellipsis:
+            items = (items[0],) * len(value)
+        if len(items) == len(value):
+            return tuple(_check(one, item, path) for one, item in zip(items, value, strict=True))
+    elif get_origin(hint) is Literal:
+        if value in get_args(hint):
+            return value
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif hint in (int, str, bool) and type(value) is hint:
+        return value
+    raise ConfigError(f"{path} is {value!r}; expected {_describe(hint)}")
+
+
+def _parse(hint: Any, text: str, path: str) -> Any:
+    if get_origin(hint) is tuple:
+        item = get_args(hint)[0]
+        return [_parse(item, part.strip(), path) for part in text.split(",") if part.strip()]
+    if hint is bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if text.lower() in words:
+            return words[text.lower()]
+    elif hint in (int, float):
+        try:
+            return hint(text)
+        except ValueError:
+            pass
+    else:
+        return _check(hint, text, path)
+    raise ConfigError(f"{path} is {text!r}; expected {_describe(hint)}")
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"a list of {_describe(get_args(hint)[0])}"
+    return {int: "a whole number", float: "a number", bool: "true or false"}.get(hint, "a text")

@@ -1,0 +1,416 @@
+"""[finetune] Photos to a model of one's own: only the last layer learns.
+
+data.open_data -> features.extract -> head.fit_head -> modelfile.write. The pictures go
+through the engine that predicts, and through it once: their features are kept. No torch.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnext import modelfile, sources, weights
+from resnext.classifier import Classifier
+from resnext.errors import ConfigError, DatasetError, OutputError
+from resnext.modelfile import STORAGE_DTYPES, ModelDocument, Tensors
+from resnext.predictions import Labels
+from resnext.training.data import Data
+from resnext.training.features import Extraction, FeatureStore, FeatureTable, extract, open_store
+from resnext.training.head import ClassWeights, Head, Scores, fit_head, score
+from resnext.training.listing import Entry, class_name, few
+from resnext.training.samples import Sample
+from resnext.training.scan import Problem
+from resnext.training.split import find_copies, split
+
+RECIPE = "head-only"  # as the provenance of such a file says
+
+_SUFFIX = ".safetensors"
+_PACKAGES = ("resnext", "numpy", "pillow", "scikit-learn", "openvino", "onnxruntime", "torch")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tuned:
+    """What came out.
+
+    Args:
+        path: The model file.
+        sha256: What it states of itself.
+        document: What it says.
+        problems: Pictures that could not be read, and were left out.
+        num_train: Pictures that were learned from.
+        num_held_out: Pictures that were kept to measure on.
+        num_computed: Pictures whose features were not in the cache.
+        seconds: Time it took.
+    """
+
+    path: Path
+    sha256: str
+    document: ModelDocument
+    problems: tuple[Problem, ...]
+    num_train: int
+    num_held_out: int
+    num_computed: int
+    seconds: float
+
+    def summary(self) -> list[tuple[str, object]]:
+        """Return what people want to know, and the command that comes next."""
+        metrics, document = self.document.metrics, self.document
+        how = "held-out" if self.num_held_out else "cross-validated"
+        few_classes = len(document.labels) <= 5  # all of them are among the best five
+        top5 = "" if few_classes else _share(metrics["right5"], metrics["pictures"])
+        threshold = document.reject_threshold
+        learned = f"{self.num_train} learned from, {self.num_held_out} held out"
+        return [
+            ("file", self.path),
+            ("classes", len(document.labels)),
+            ("pictures", f"{learned}, {self.num_computed} computed in {self.seconds:.1f} s"),
+            ("left out", f"{len(self.problems)} that cannot be read" if self.problems else ""),
+            (f"{how} top-1", _share(metrics["right"], metrics["pictures"])),
+            (f"{how} top-5", top5),
+            ("temperature", document.temperature),
+            ("unknown below", "" if threshold is None else f"{100 * threshold:.1f}%"),
+            ("license", document.license),
+            ("next", shlex.join(["resnext", "predict", "photo.jpg", "-m", str(self.path)])),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as a JSON object."""
+        return {
+            "file": str(self.path),
+            "sha256": self.sha256,
+            "class_names": list(self.document.labels.class_names),
+            "num_train": self.num_train,
+            "num_held_out": self.num_held_out,
+            "num_computed": self.num_computed,
+            "metrics": dict(self.document.metrics),
+            "temperature": self.document.temperature,
+            "reject_threshold": self.document.reject_threshold,
+            "left_out": [{"source": one.name, "error": one.reason} for one in self.problems],
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Task:
+    """Pictures to learn: those whose features are known, and samples to compute."""
+
+    labels: Labels
+    known: FeatureTable
+    samples: tuple[Sample, ...]
+    held_out: tuple[bool, ...]  # of each sample
+    record: Mapping[str, Any]  # of data and split, for the provenance
+
+
+def check_output(path: Path, *, force: bool = False) -> None:
+    """Look, before the work, whether a model file can be written.
+
+    Raises:
+        ConfigError: The name will not do, or there is such a file and `force` is False.
+        OutputError: The folder is missing or read-only.
+    """
+    if path.suffix.lower() != _SUFFIX:
+        raise ConfigError(
+            f"{path} is no name for a model file; expected *{_SUFFIX}",
+            hint=f"-o {path.with_suffix(_SUFFIX)}" if path.name else "",
+        )
+    if not path.parent.is_dir():
+        raise OutputError(f"there is no folder {path.parent}", hint=f"mkdir -p '{path.parent}'")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path}: cannot be written: the folder is read-only")
+    if os.path.lexists(path):
+        if not path.is_file() and not path.is_symlink():
+            raise ConfigError(f"{path} is not a regular file")
+        if not force:
+            raise ConfigError(f"{path} is there already", hint="--force replaces it")
+
+
+def tune_head(
+    classifier: Classifier,
+    data: Data | None,
+    path: Path,
+    *,
+    added: Sequence[tuple[str, str | os.PathLike[str]]] = (),
+    val_share: float = 0.2,
+    seed: int = 0,
+    class_weights: ClassWeights = "none",
+    progress: Callable[[int, int], object] | None = None,
+) -> Tuned:
+    """Give a network a last layer for other classes, and write it as a model file.
+
+    Args:
+        classifier: The network to start from.
+        data: Labelled pictures. None for those the network's file was made from here: their
+            features must still be in the cache.
+        path: The file to write; replaced if it is there.
+        added: Classes to add: the name of each, and the folder of its pictures.
+        val_share: Share of their pictures to measure on; none if there are none of the data.
+        seed: Of that choice and of the cross-validation.
+        class_weights: "balanced" counts each class the same, "none" each picture.
+        progress: Called with the number of pictures done and that of all.
+
+    Returns:
+        What was written. Pictures that cannot be read are named there, and left out.
+
+    Raises:
+        ConfigError: An option will not do, or a class to add is there already.
+        DatasetError: The pictures cannot be used, or a class has fewer than 2 to learn from.
+        OutputError: The file cannot be written.
+    """
+    start = time.perf_counter()
+    tensors = weights.read_tensors(classifier.local)
+    store = open_store(classifier, tensors)
+    task = _of_file(classifier, store, added) if data is None else _of_data(data, store)
+    for name, folder in added:
+        task = _with_class(task, name, folder, seed=seed, val_share=val_share)
+    extraction = extract(classifier, task.samples, store, progress=progress)
+    table = _join(task, extraction)
+    _check_counts(table, task.labels, extraction.problems)
+    dtype = _matrix_dtype(tensors)
+    head, scores = _fit(table, len(task.labels), dtype, class_weights=class_weights, seed=seed)
+    provenance = {
+        "recipe": RECIPE,
+        "base": _base(classifier),
+        "dataset": {
+            **task.record,
+            "set": store.save_set(table),
+            "left_out": len(extraction.problems),
+        },
+        "seed": seed,
+        "class_weights": class_weights,
+        "strength": head.strength,
+        "folds": head.folds,
+        "engine": classifier.engine.name,
+        "software": _software(),
+    }
+    document = replace(
+        classifier.document,
+        name=path.stem,
+        architecture=replace(classifier.document.architecture, num_classes=len(task.labels)),
+        labels=task.labels,
+        temperature=head.temperature,
+        reject_threshold=head.reject_threshold,
+        provenance=provenance,
+        metrics={"precision": classifier.engine.precision, **_metrics(table, head, scores)},
+    )
+    own = {**tensors, "fc.weight": head.weight, "fc.bias": head.bias}
+    return Tuned(
+        path=path,
+        sha256=modelfile.write(path, document, own, dtype=dtype),
+        document=document,
+        problems=extraction.problems,
+        num_train=int((~table.held_out).sum()),
+        num_held_out=int(table.held_out.sum()),
+        num_computed=extraction.num_computed,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _of_data(data: Data, store: FeatureStore) -> _Task:
+    if data.train.multi_label:
+        raise DatasetError(
+            "pictures of this data have several labels; a last layer alone is fitted to one each",
+            hint="`resnext finetune --full` learns several",
+        )
+    parts = [data.train] if data.val is None else [data.train, data.val]
+    return _Task(
+        labels=data.train.labels,
+        known=_empty(store),
+        samples=tuple(sample for part in parts for sample in part.samples),
+        held_out=tuple(part is data.val for part in parts for _ in part.samples),
+        record={"split": dict(data.split)},
+    )
+
+
+def _of_file(
+    classifier: Classifier,
+    store: FeatureStore,
+    added: Sequence[tuple[str, str | os.PathLike[str]]],
+) -> _Task:
+    """Take the pictures that a file of `tune_head` was made from."""
+    path, provenance = classifier.local.path, classifier.document.provenance
+    words = [word for name, folder in added for word in ("--add-class", name, str(folder))]
+    again = shlex.join([*words, "-m", str(path)])
+    hint = f"give the pictures of all classes: resnext finetune DATA {again} -o NEW{_SUFFIX}"
+    if not added:
+        raise ConfigError("there is nothing to learn; expected DATA, or a class to add")
+    record = provenance.get("dataset")
+    if provenance.get("recipe") != RECIPE or not isinstance(record, dict):
+        raise ConfigError(
+            f"{path} was not made by `resnext finetune --head-only`; expected such a file to add"
+            " a class to",
+            hint=hint,
+        )
+    known = store.load_set(str(record.get("set")))
+    if known is None:
+        raise DatasetError(
+            f"the features of the pictures that {path} was made from are not in {store.folder}",
+            hint=hint,
+        )
+    return _Task(
+        labels=classifier.document.labels,
+        known=known,
+        samples=(),
+        held_out=(),
+        record={key: value for key, value in record.items() if key not in ("set", "left_out")},
+    )
+
+
+def _with_class(
+    task: _Task, name: str, folder: str | os.PathLike[str], *, seed: int, val_share: float
+) -> _Task:
+    name = class_name(name)
+    if name in task.labels.class_names:
+        raise ConfigError(
+            f"there is a class {name!r} already",
+            hint="to give it more pictures, put them into its folder and fine-tune again",
+        )
+    top = os.path.abspath(folder)
+    if not os.path.isdir(top):
+        raise DatasetError(f"{folder} is no folder; expected one with pictures of {name}")
+    entries = []
+    for source in sources.iter_sources([top]):
+        if source.problem:
+            raise DatasetError(f"{source.name}: {source.problem}")
+        entries.append(Entry(os.path.relpath(source.name, top), source.name, (name,)))
+    has_held_out = bool(task.known.held_out.any()) or any(task.held_out)
+    _, held_out = split(
+        entries, find_copies(entries), seed=seed, val_share=val_share if has_held_out else 0
+    )
+    index = len(task.labels)
+    class_names = (*task.labels.class_names, name)
+    more = {"class": name, "pictures": len(entries), "val": len(held_out)}
+    return replace(
+        task,
+        labels=Labels(class_names),  # nobody gave the new one a synset id
+        samples=task.samples
+        + tuple(Sample(f"{name}/{entry.name}", entry.source, (index,)) for entry in entries),
+        held_out=task.held_out + tuple(number in set(held_out) for number in range(len(entries))),
+        record={**task.record, "added": [*task.record.get("added", ()), more]},
+    )
+
+
+def _join(task: _Task, extraction: Extraction) -> FeatureTable:
+    """Return the features of all pictures that have some."""
+    labels = np.array([sample.labels[0] for sample in task.samples], np.int64)
+    held_out = np.array(task.held_out, bool)
+    return task.known + FeatureTable(
+        keys=extraction.keys,
+        rows=extraction.rows,
+        labels=labels[extraction.kept],
+        held_out=held_out[extraction.kept],
+    )
+
+
+def _empty(store: FeatureStore) -> FeatureTable:
+    return FeatureTable(
+        keys=(), rows=store.rows_of(()), labels=np.array([], np.int64), held_out=np.array([], bool)
+    )
+
+
+def _check_counts(table: FeatureTable, labels: Labels, problems: tuple[Problem, ...]) -> None:
+    counts = np.bincount(table.labels[~table.held_out], minlength=len(labels))
+    poor = [
+        f"{name} ({count})"
+        for name, count in zip(labels.class_names, counts.tolist(), strict=True)
+        if count < 2
+    ]
+    if not poor:
+        return
+    unread = [str(problem) for problem in problems]
+    why = f"; {len(unread)} could not be read: {few(unread)}" if unread else ""
+    raise DatasetError(
+        f"too few pictures to learn from: {few(poor)}; expected at least 2 of each class{why}",
+        hint="add pictures, or remove the class; --val-share 0 keeps none of them to measure on",
+    )
+
+
+def _fit(
+    table: FeatureTable, num_classes: int, dtype: str, *, class_weights: ClassWeights, seed: int
+) -> tuple[Head, Scores]:
+    """Fit the head as it will be stored, and measure that."""
+    learned = ~table.held_out
+    head = fit_head(
+        table.rows[learned],
+        table.labels[learned],
+        num_classes=num_classes,
+        class_weights=class_weights,
+        seed=seed,
+    )
+    stored = head.weight.astype(STORAGE_DTYPES[dtype]).astype(np.float32)
+    head = replace(head, weight=stored)
+    if not table.held_out.any():
+        return head, head.out_of_fold
+    logits = head.logits(table.rows[table.held_out])
+    return head, score(logits, table.labels[table.held_out], temperature=head.temperature)
+
+
+def _metrics(table: FeatureTable, head: Head, scores: Scores) -> dict[str, Any]:
+    if table.held_out.any():
+        text = f"{scores.pictures} pictures that were not learned from"
+    else:
+        text = (
+            f"cross-validation over {scores.pictures} pictures, each answered by a head that had"
+            " not seen it; the head in the file has learned from all"
+        )
+    learned = np.bincount(table.labels[~table.held_out], minlength=len(scores.class_pictures))
+    return {
+        "data": text,
+        "pictures": scores.pictures,
+        "top1": _percent(scores.right, scores.pictures),
+        "top5": _percent(scores.right5, scores.pictures),
+        "right": scores.right,
+        "right5": scores.right5,
+        "nll": round(scores.nll, 4),
+        "class_pictures": list(scores.class_pictures),
+        "class_right": list(scores.class_right),
+        "class_learned": learned.tolist(),
+        "cross_validation_top1": _percent(head.out_of_fold.right, head.out_of_fold.pictures),
+    }
+
+
+def _share(count: int, total: int) -> str:
+    return f"{_percent(count, total):.2f} %, {count} of {total} pictures"
+
+
+def _percent(count: int, total: int) -> float:
+    return round(100 * count / total, 2)
+
+
+def _base(classifier: Classifier) -> dict[str, Any]:
+    """Say whose network it is; through any number of last layers it stays the same."""
+    document = classifier.document
+    before = document.provenance.get("base")
+    if document.provenance.get("recipe") == RECIPE and isinstance(before, dict):
+        return before
+    facts = {
+        "name": document.name,
+        "sha256": classifier.local.sha256,
+        "license": document.license,
+        "source": document.provenance.get("source") or document.provenance.get("origin_url"),
+    }
+    return {key: value for key, value in facts.items() if value}
+
+
+def _matrix_dtype(tensors: Tensors) -> str:
+    """Return the type of the convolutions if a model file has it, else float32."""
+    name = tensors["fc.weight"].dtype.name
+    return name if name in STORAGE_DTYPES else "float32"
+
+
+def _software() -> str:
+    versions = [f"python {platform.python_version()}"]
+    for name in _PACKAGES:
+        try:
+            versions.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return ", ".join(versions)

@@ -1,0 +1,309 @@
+"""[train] A whole run: opened pictures to a folder with models.
+
+Training from scratch and full fine-tuning are the same but for `model.pretrained`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resnext import arch, modelfile, weights
+from resnext.errors import ConfigError
+from resnext.training import augment, checkpoint, loop, recipes, records, report, search
+from resnext.training.config import TrainConfig
+from resnext.training.data import Data
+from resnext.training.dist import Processes
+from resnext.training.log import BEST, LAST, RunLog
+from resnext.training.loop import Stopped
+from resnext.training.outcome import tensors_of
+from resnext.training.samples import SampleSet
+from resnext.training.state import Run, TrainState
+from resnext.training.teacher import load_teacher
+
+__all__ = ["Outcome", "Stopped", "run"]
+
+SWEEP = "lr.json"  # what was tried to find the learning rate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What came out of a run.
+
+    Args:
+        folder: Its folder.
+        model: The model file: the best, or the last where nothing was evaluated.
+        report: The page that shows it all.
+        config: What was done, with what was found by trial.
+        metrics: As in the model file: `epoch`, and `top1`, `top5`, `val_loss` of the best.
+        promised: Published top-1 of the recipe, where the run kept to it; else None.
+        deviations: What it changed against its recipe, and what that means.
+    """
+
+    folder: Path
+    model: Path
+    report: Path
+    config: TrainConfig
+    metrics: dict[str, Any]
+    promised: float | None
+    deviations: tuple[str, ...]
+
+
+def run(
+    data: Data,
+    config: TrainConfig,
+    folder: Path,
+    *,
+    resume: bool = True,
+    find_lr: bool = False,
+    processes: Processes | None = None,
+    checkpoint_seconds: float = 600.0,
+) -> Outcome:
+    """Train a network, and leave all of it in a folder.
+
+    Args:
+        data: What `open_data` returned.
+        config: What to do.
+        folder: Where to; made if missing.
+        resume: Whether to go on where an earlier run in the folder was stopped.
+        find_lr: Find the learning rate by a sweep instead of taking the config's.
+        processes: Which process this is; None for the only one.
+        checkpoint_seconds: Longest time between two checkpoints.
+
+    Returns:
+        What came out; in processes other than the first, the files are the first one's.
+
+    Raises:
+        ConfigError: The config does not fit the data; or a run is in the folder and `resume`
+            is False.
+        ModelNotFoundError: No such architecture, weights or teacher.
+        DatasetError: A picture cannot be read.
+        TrainingError: The loss is no longer a number, or the folder's run was another one.
+        OutputError: A file cannot be written.
+        Stopped: SIGTERM came; a checkpoint was written.
+    """
+    processes = processes or Processes()
+    check(config, data)
+    begun = bool(checkpoint.found(folder / "checkpoints"))
+    if begun and not resume:
+        raise ConfigError(
+            f"{folder} has a run already",
+            hint="choose another folder with -o, or go on with --resume auto",
+        )
+    _set_backends(config)
+    this = make_run(data, config, processes)
+    notes = _Notes(folder, processes)
+    this = _decide(this, notes, begun=begun, find_lr=find_lr)
+    deviations = tuple(
+        recipes.deviations(
+            this.config, num_classes=data.train.num_classes, num_pictures=len(data.train)
+        )
+    )
+    notes.say(*data.notes)
+    if recipes.is_published(this.config.recipe):
+        notes.say(*deviations)
+    log = RunLog(
+        folder,
+        processes=processes,
+        split=data.split,
+        provenance={"deviations": list(deviations)},
+    )
+    try:
+        state = loop.fit(
+            this, folder, resume=resume, listener=log, checkpoint_seconds=checkpoint_seconds
+        )
+    finally:
+        log.close()
+    return _finish(this, state, folder, notes, deviations)
+
+
+def make_run(data: Data, config: TrainConfig, processes: Processes) -> Run:
+    """Bring together what a run needs.
+
+    Raises:
+        ConfigError: The teacher does not know a class.
+        ModelNotFoundError: There is no such teacher.
+    """
+    teacher = None
+    if config.loss.teacher:
+        teacher = load_teacher(config.loss.teacher, data.train.labels, config.data)
+        teacher.to(processes.device)
+    class_weights = None
+    if config.loss.class_weights == "balanced":
+        class_weights = balance(data.train).to(processes.device)
+    return Run(
+        config=config,
+        train=data.train,
+        test=data.val,
+        processes=processes,
+        class_weights=class_weights,
+        teacher=teacher,
+    )
+
+
+def balance(samples: SampleSet) -> Tensor:
+    """Return (K,) factors inverse to the number of pictures, whose mean over pictures is 1."""
+    counts = torch.tensor(samples.counts, dtype=torch.float32)
+    present = counts > 0
+    factors = torch.where(present, 1 / counts.clamp(min=1), 0.0)
+    return factors * counts.sum() / present.sum()
+
+
+def check(config: TrainConfig, data: Data) -> None:
+    """Look for what would make a long run fail, or be for nothing.
+
+    Raises:
+        ConfigError: Config and data do not fit together.
+        ModelNotFoundError: No such architecture.
+    """
+    arch.parse(config.model.architecture)
+    count, batch_size = len(data.train), config.optim.batch_size
+    if count < batch_size:
+        fits = 2 ** max(int(math.log2(count)) - 3, 0)  # at least 8 steps an epoch
+        raise ConfigError(
+            f"optim.batch_size is {batch_size}, and there are {count} training pictures",
+            hint=f"try --batch-size {fits}",
+        )
+    if data.train.multi_label and config.loss.kind != "bce":
+        raise ConfigError(
+            "pictures have several labels, and loss.kind is 'cross_entropy', for one label each",
+            hint="--set loss.kind=bce",
+        )
+    if bool(config.loss.teacher) != bool(config.loss.distill_weight):
+        raise ConfigError(
+            f"loss.teacher is {config.loss.teacher!r} and loss.distill_weight"
+            f" {config.loss.distill_weight:g}; expected both or none",
+            hint="such as --teacher resnext101_64x4d --set loss.distill_weight=0.5",
+        )
+    for key, value in (("patience", config.patience), ("data.test_sizes", config.data.test_sizes)):
+        if value and data.val is None:
+            raise ConfigError(f"{key} is {value}, and there are no pictures to validate on")
+
+
+class _Notes:
+    """Says what one should know on stderr, once, not once a process."""
+
+    def __init__(self, folder: Path, processes: Processes) -> None:
+        self.folder = folder
+        self._spoken = processes.is_first
+
+    def say(self, *sentences: str) -> None:
+        if self._spoken:
+            for sentence in sentences:
+                print(f"note: {sentence}", file=sys.stderr)
+
+
+def _set_backends(config: TrainConfig) -> None:
+    torch.backends.cudnn.benchmark = not config.deterministic
+    if config.deterministic:
+        # cuBLAS reads it when it is first used, and refuses to be deterministic without.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def _decide(this: Run, notes: _Notes, *, begun: bool, find_lr: bool) -> Run:
+    """Find by trial what the config leaves open, or take what the run began with."""
+    saved = records.read_json(notes.folder / records.CONFIG) if begun else None
+    before = None if saved is None else TrainConfig.from_json(saved)
+    optim = this.config.optim
+    if not optim.grad_accum_steps:
+        if before is not None and before.optim.batch_size == optim.batch_size:
+            parts = before.optim.grad_accum_steps
+        else:
+            parts = search.find_parts(this)
+        this = _with_optim(this, grad_accum_steps=parts)
+        if parts > 1:
+            notes.say(f"each device computes its share of a batch in {parts} parts")
+    if find_lr and before is not None:
+        this = _with_optim(this, lr=before.optim.lr)
+    elif find_lr:
+        this = _sweep(this, notes)
+    if this.config.model.pretrained:
+        spec = weights.describe(this.config.model.pretrained).preprocess
+        if (spec.mean, spec.std) != (this.config.data.mean, this.config.data.std):
+            notes.say(f"{this.config.model.pretrained} was made for mean {spec.mean} and std"
+                      f" {spec.std}, which data.mean and data.std are not")  # fmt: skip
+    return this
+
+
+def _sweep(this: Run, notes: _Notes) -> Run:
+    found = search.find_lr(this)
+    optim = this.config.optim
+    # Processes that round differently may find different ones: all take the mean.
+    logs = [math.log(lr) for lr in this.processes.gather(found.suggested)]
+    scaled = math.exp(sum(logs) / len(logs))
+    lr = float(f"{scaled / (optim.scaled_lr / optim.lr):.3g}")
+    if this.processes.is_first:
+        notes.folder.mkdir(parents=True, exist_ok=True)
+        tried = [{"lr": lr, "loss": loss} for lr, loss in zip(found.lrs, found.losses, strict=True)]
+        records.write_json(notes.folder / SWEEP, tried)
+    notes.say(f"the sweep over learning rates suggests {scaled:.3g}: optim.lr is now {lr:g}")
+    return _with_optim(this, lr=lr)
+
+
+def _with_optim(this: Run, **changes: Any) -> Run:
+    config = this.config
+    return replace(this, config=replace(config, optim=replace(config.optim, **changes)))
+
+
+def _finish(
+    this: Run, state: TrainState, folder: Path, notes: _Notes, deviations: tuple[str, ...]
+) -> Outcome:
+    path = folder / (LAST if this.test is None else BEST)
+    if this.config.data.test_sizes:
+        _record_test_size(this, state, path, notes)
+    this.processes.wait()
+    promised = None if deviations else recipes.promised(this.config)
+    page = folder / report.NAME
+    metrics: dict[str, Any] = {}
+    if this.processes.is_first:
+        document, _ = modelfile.verify(path)
+        metrics = dict(document.metrics)
+        report.write(folder)
+        if promised is not None:
+            notes.say(f"the recipe promises {promised:g} % top-1; this run reached"
+                      f" {metrics.get('top1', math.nan):.2f} %")  # fmt: skip
+    return Outcome(
+        folder=folder,
+        model=path,
+        report=page,
+        config=this.config,
+        metrics=metrics,
+        promised=promised,
+        deviations=deviations,
+    )
+
+
+def _record_test_size(this: Run, state: TrainState, path: Path, notes: _Notes) -> None:
+    """Evaluate the best weights at other test sizes and record the best size in their file."""
+    model = state.evaluated
+    if this.processes.is_first:
+        document, tensors = modelfile.read(path)
+        model.load_state_dict(
+            {key: torch.from_numpy(t) for key, t in tensors.items()}, strict=False
+        )
+    found = search.find_test_size(model, this, this.config.data.test_sizes)
+    best = max(found, key=lambda size: (found[size].top1, -size))
+    notes.say(
+        f"test size {best} is best: "
+        + ", ".join(f"{scores.top1:.2f} % at {size}" for size, scores in found.items())
+    )
+    if not this.processes.is_first:
+        return
+    scores = found[best]
+    metrics = {
+        **document.metrics,
+        "top1": round(scores.top1, 4),
+        "top5": round(scores.top5, 4),
+        "val_loss": round(scores.loss, 6),
+        "test_sizes": {str(size): round(scores.top1, 4) for size, scores in found.items()},
+    }
+    spec = augment.test_spec(search.at_test_size(this, best).config.data)
+    changed = replace(document, preprocess=spec, metrics=metrics)
+    modelfile.write(path, changed, tensors_of(model))

@@ -1,0 +1,474 @@
+"""Recipes: ways to train, each a function that returns its numbers.
+
+A docstring says where the numbers come from and where this code still differs from what
+produced the published figure. Standard library only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from resnext.training.config import (
+    AugmentConfig,
+    DataConfig,
+    EMAConfig,
+    LossConfig,
+    ModelConfig,
+    OptimConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+from resnext.training.registry import (
+    Cost,
+    Dataset,
+    Recipe,
+    deviations,
+    get,
+    is_published,
+    names,
+    promised,
+    recipe,
+)
+
+# Whoever asks for a recipe by name imports this module, which registers them.
+__all__ = [
+    "Cost",
+    "Dataset",
+    "Recipe",
+    "deviations",
+    "get",
+    "is_published",
+    "names",
+    "promised",
+    "recipe",
+]
+
+IMAGENET = Dataset(name="ImageNet-1k", num_classes=1000, num_pictures=1_281_167)
+CIFAR10 = Dataset(name="CIFAR-10", num_classes=10, num_pictures=50_000)
+CIFAR100 = Dataset(name="CIFAR-100", num_classes=100, num_pictures=50_000)
+TINY_IMAGENET = Dataset(name="Tiny ImageNet", num_classes=200, num_pictures=100_000)
+
+
+@recipe(
+    "default",
+    source="this project",
+    measured="own data: nothing was published",
+)
+def default() -> TrainConfig:
+    """Train from scratch on data of your own.
+
+    Cosine schedule with warm-up, TrivialAugment, cutmix or mixup, label smoothing and some
+    erasing: the parts of torchvision's V2 recipe that do not need 600 epochs to pay. For a few
+    thousand pictures or fewer, fine-tuning gives better models in less time.
+    """
+    return TrainConfig(
+        model=ModelConfig(architecture="resnext50_32x4d"),
+        augment=AugmentConfig(
+            policy="trivial", erase=0.1, mixup_alpha=0.2, cutmix_alpha=1.0, crop_area=(0.25, 1.0)
+        ),
+        loss=LossConfig(label_smoothing=0.1),
+        optim=OptimConfig(
+            nesterov=True, weight_decay=5e-5, norm_weight_decay=0.0, grad_accum_steps=0
+        ),
+        schedule=ScheduleConfig(epochs=90, warmup_epochs=5),
+    )
+
+
+@recipe(
+    "finetune",
+    source="this project",
+    measured="own data: nothing was published",
+)
+def finetune() -> TrainConfig:
+    """Fine-tune all layers of a model on classes of your own.
+
+    What `resnext finetune --full` does. The classifier learns alone for an epoch, then
+    everything, at rates that fall by a tenth from block to block downwards; the run stops after 5
+    evaluations without a better one. Another model needs both of its names:
+    `--model ARCHITECTURE --set model.pretrained=WEIGHTS`.
+    """
+    return TrainConfig(
+        model=ModelConfig(architecture="resnext50_32x4d", pretrained="resnext50_32x4d"),
+        augment=AugmentConfig(policy="trivial", crop_area=(0.35, 1.0)),
+        loss=LossConfig(label_smoothing=0.1),
+        optim=OptimConfig(
+            lr=0.02,
+            reference_batch_size=64,
+            batch_size=64,
+            nesterov=True,
+            weight_decay=1e-4,
+            norm_weight_decay=0.0,
+            layer_decay=0.9,
+            clip_norm=1.0,
+            grad_accum_steps=0,
+        ),
+        schedule=ScheduleConfig(epochs=20, warmup_epochs=1, freeze_epochs=1),
+        patience=5,
+    )
+
+
+@recipe(
+    "starter",
+    source="this project",
+    dataset=TINY_IMAGENET,
+    measured="not measured yet",
+)
+def starter() -> TrainConfig:
+    """Train the model that comes with the package, on Tiny ImageNet.
+
+    The pictures are 64 pixels wide; they are trained on at 80 and tested at 96, because
+    resizing up costs little and gives the early layers more to work on.
+    """
+    return TrainConfig(
+        model=ModelConfig(architecture="resnext26_32x4d"),
+        data=DataConfig(train_size=80, test_size=96, test_resize=96),
+        augment=AugmentConfig(
+            policy="trivial", erase=0.1, mixup_alpha=0.2, cutmix_alpha=1.0, crop_area=(0.25, 1.0)
+        ),
+        loss=LossConfig(label_smoothing=0.1),
+        optim=OptimConfig(
+            nesterov=True, weight_decay=5e-5, norm_weight_decay=0.0, grad_accum_steps=0
+        ),
+        schedule=ScheduleConfig(epochs=100, warmup_epochs=5),
+        ema=EMAConfig(decay=0.999),
+    )
+
+
+@recipe(
+    "paper-imagenet",
+    source="arXiv:1611.05431, section 4 and Tables 3 and 4; schedule of the authors' code",
+    dataset=IMAGENET,
+    expected={
+        "resnext50_32x4d": 77.8,
+        "resnext50_2x40d": 77.0,
+        "resnext50_4x24d": 77.4,
+        "resnext50_8x14d": 77.7,
+        "resnext101_32x4d": 78.8,
+        "resnext101_2x40d": 78.3,
+        "resnext101_4x24d": 78.6,
+        "resnext101_8x14d": 78.7,
+        "resnext101_2x64d": 79.3,
+        "resnext101_64x4d": 79.6,
+    },
+    measured="one crop of 224, short side 256, bicubic",
+    time="ResNeXt-101 64x4d: 10 days on 8 M40 GPUs",
+)
+def paper_imagenet() -> TrainConfig:
+    """Train as the ResNeXt paper did on ImageNet.
+
+    SGD with Nesterov momentum, batch 256, a tenth of the learning rate after 30, 60 and 90 of
+    100 epochs; random crops, color changes and AlexNet's lighting. The paper's top-1 errors
+    are 22.2 % (50 32x4d), 21.2 % (101 32x4d) and 20.4 % (101 64x4d).
+
+    Batch statistics were over 32 pictures, 256 on 8 GPUs; here they are over what one device
+    computes at once.
+    """
+    return TrainConfig(
+        model=ModelConfig(architecture="resnext50_32x4d"),
+        data=DataConfig(interpolation="bicubic"),
+        augment=AugmentConfig(color_jitter=0.4, lighting=0.1),
+        optim=OptimConfig(
+            lr=0.1,
+            batch_size=256,
+            nesterov=True,
+            weight_decay=1e-4,
+            norm_weight_decay=1e-4,
+            grad_accum_steps=0,
+        ),
+        schedule=ScheduleConfig(epochs=100, kind="step", every="epoch", milestones=(30, 60, 90)),
+    )
+
+
+def _paper_cifar() -> TrainConfig:
+    return TrainConfig(
+        model=ModelConfig(architecture="resnext29_8x64d"),
+        data=DataConfig(
+            train_size=32,
+            test_size=32,
+            test_resize=32,
+            mean=(125.3 / 255, 123.0 / 255, 113.9 / 255),
+            std=(63.0 / 255, 62.1 / 255, 66.7 / 255),
+        ),
+        augment=AugmentConfig(pad=4),
+        optim=OptimConfig(
+            lr=0.1,
+            reference_batch_size=128,
+            batch_size=128,
+            nesterov=True,
+            weight_decay=5e-4,
+            norm_weight_decay=5e-4,
+            grad_accum_steps=0,
+        ),
+        schedule=ScheduleConfig(epochs=300, kind="step", every="epoch", milestones=(150, 225)),
+    )
+
+
+@recipe(
+    "paper-cifar10",
+    source="arXiv:1611.05431, section 5.3 and Table 7",
+    dataset=CIFAR10,
+    expected={"resnext29_8x64d": 96.35, "resnext29_16x64d": 96.42},
+    measured="mean of 10 runs, test set",
+)
+def paper_cifar10() -> TrainConfig:
+    """Train ResNeXt-29 on CIFAR-10 as the ResNeXt paper did.
+
+    SGD with Nesterov momentum, batch 128, a tenth of the learning rate after 150 and 225 of 300
+    epochs; 4 pixels of border, random crops of 32, mirror images. The paper's errors are
+    3.65 % (8x64d) and 3.58 % (16x64d).
+    """
+    return _paper_cifar()
+
+
+@recipe(
+    "paper-cifar100",
+    source="arXiv:1611.05431, section 5.3 and Table 7",
+    dataset=CIFAR100,
+    expected={"resnext29_8x64d": 82.23, "resnext29_16x64d": 82.69},
+    measured="mean of 10 runs, test set",
+)
+def paper_cifar100() -> TrainConfig:
+    """Train ResNeXt-29 on CIFAR-100 as the ResNeXt paper did.
+
+    All numbers are those of `paper-cifar10`, its normalization included. The paper's errors
+    are 17.77 % (8x64d) and 17.31 % (16x64d).
+    """
+    return _paper_cifar()
+
+
+@recipe(
+    "torchvision-v1",
+    source="torchvision, references/classification/README.md, first weights",
+    dataset=IMAGENET,
+    expected={"resnext50_32x4d": 77.618, "resnext101_32x8d": 79.312},
+    measured="one crop of 224, short side 256, bilinear",
+)
+def torchvision_v1() -> TrainConfig:
+    """Train as torchvision trained its first weights (IMAGENET1K_V1).
+
+    Plain SGD, batch 256, a tenth of the learning rate every 30 of 100 epochs; random crops and
+    mirror images. ResNeXt-101 32x8d was trained with batch 1024 and learning rate 0.4, which
+    the linear rule gives too.
+    """
+    return TrainConfig(
+        model=ModelConfig(architecture="resnext50_32x4d"),
+        optim=OptimConfig(
+            lr=0.1,
+            batch_size=256,
+            weight_decay=1e-4,
+            norm_weight_decay=1e-4,
+            grad_accum_steps=0,
+        ),
+        schedule=ScheduleConfig(epochs=100, kind="step", every="epoch", milestones=(30, 60, 90)),
+    )
+
+
+def torchvision_ema(*, batch_size: int, every: int, epochs: int, decay: float = 0.99998) -> float:
+    """Return the share of the mean that torchvision keeps at each update.
+
+    torchvision states a decay and multiplies what it leaves, 1 - decay, by the pictures
+    between two updates for each epoch, at most up to 1: with batch 1024, every 32 steps and
+    600 epochs, 1 - 0.00002 x 1024 x 32 / 600 = 0.998908.
+
+    Args:
+        batch_size: Global batch size.
+        every: Steps between updates.
+        epochs: Length of the run.
+        decay: As stated.
+    """
+    return 1 - min(1.0, (1 - decay) * batch_size * every / epochs)
+
+
+@recipe(
+    "torchvision-v2",
+    source="torchvision #3995 and #5935; pytorch.org blog on its new recipe",
+    dataset=IMAGENET,
+    expected={
+        "resnext50_32x4d": 81.198,
+        "resnext101_32x8d": 82.834,
+        "resnext101_64x4d": 83.246,
+    },
+    measured="running mean of the weights, one crop of 224, short side 232, bilinear",
+)
+def torchvision_v2() -> TrainConfig:
+    """Train as torchvision trained its second weights (IMAGENET1K_V2).
+
+    600 epochs of SGD at batch 1024 with cosine schedule, TrivialAugment, erasing, mixup or
+    cutmix, label smoothing, repeated augmentation, crops of 176 and a running mean of the
+    weights. ResNeXt-101 64x4d was best at epoch 455. The weights of 50 32x4d and 101 32x8d
+    were released before repeated augmentation was added; whether it was used is not stated.
+    """
+    batch_size, every, epochs = 1024, 32, 600
+    return TrainConfig(
+        model=ModelConfig(architecture="resnext50_32x4d"),
+        data=DataConfig(train_size=176, test_size=224, test_resize=232, repeats=4),
+        augment=AugmentConfig(policy="trivial", erase=0.1, mixup_alpha=0.2, cutmix_alpha=1.0),
+        loss=LossConfig(label_smoothing=0.1),
+        optim=OptimConfig(
+            lr=0.5,
+            reference_batch_size=batch_size,
+            batch_size=batch_size,
+            weight_decay=2e-5,
+            norm_weight_decay=0.0,
+            grad_accum_steps=0,
+        ),
+        schedule=ScheduleConfig(epochs=epochs, every="epoch", warmup_epochs=5, warmup_factor=0.01),
+        ema=EMAConfig(
+            decay=torchvision_ema(batch_size=batch_size, every=every, epochs=epochs), every=every
+        ),
+    )
+
+
+def _timm_magnitude(level: float) -> float:
+    """Bring a magnitude of timm's RandAugment, 0 to 10, to torchvision's 0 to 30."""
+    return 3 * level
+
+
+@recipe(
+    "timm-ra",
+    source="timm, training_hparam_examples.md: ResNeXt-50 32x4d with RandAugment",
+    dataset=IMAGENET,
+    expected={"resnext50_32x4d": 79.762},
+    measured="one crop of 224, short side 256, bicubic",
+)
+def timm_ra() -> TrainConfig:
+    """Train as timm trained ResNeXt-50 with RandAugment.
+
+    240 epochs of SGD at batch 8 x 192 with cosine schedule, RandAugment and erasing with
+    noise. The command is published; what it leaves to timm's defaults is from memory: Nesterov
+    momentum, no decay of norms and biases, label smoothing 0.1, the learning rate from 1e-4 up
+    and down to 1e-5, the curve starting at epoch 0.
+
+    Differs: timm's RandAugment has two operations more (inverting, adding to dark pixels) and
+    none that does nothing, and it rotates by a filter drawn at random; 10 epochs at the last
+    learning rate follow there.
+    """
+    lr = 0.6
+    return TrainConfig(
+        model=ModelConfig(architecture="resnext50_32x4d"),
+        data=DataConfig(interpolation="bicubic", train_interpolation="random"),
+        augment=AugmentConfig(
+            policy="rand",
+            rand_magnitude=round(_timm_magnitude(7)),
+            rand_std=_timm_magnitude(0.5),
+            rand_chance=0.5,
+            erase=0.4,
+            erase_count=3,
+            erase_noise=True,
+        ),
+        loss=LossConfig(label_smoothing=0.1),
+        optim=OptimConfig(
+            lr=lr,
+            reference_batch_size=8 * 192,
+            batch_size=8 * 192,
+            nesterov=True,
+            weight_decay=1e-4,
+            norm_weight_decay=0.0,
+            grad_accum_steps=0,
+        ),
+        schedule=ScheduleConfig(
+            epochs=240,
+            every="epoch",
+            warmup_epochs=5,
+            warmup_factor=1e-4 / lr,
+            warmup_inside=True,
+            final_factor=1e-5 / lr,
+        ),
+        precision="fp16",
+    )
+
+
+def _rsb(*, epochs: int, lr: float = 5e-3, weight_decay: float = 0.02) -> TrainConfig:
+    """Return what the three procedures share; A2 in all but the epochs."""
+    return TrainConfig(
+        model=ModelConfig(architecture="resnext50_32x4d", drop_path_rate=0.05),
+        data=DataConfig(test_resize=236, interpolation="bicubic", repeats=3),
+        augment=AugmentConfig(
+            policy="rand",
+            rand_magnitude=round(_timm_magnitude(7)),
+            rand_std=_timm_magnitude(0.5),
+            rand_chance=0.5,
+            mixup_alpha=0.1,
+            cutmix_alpha=1.0,
+        ),
+        loss=LossConfig(kind="bce"),
+        optim=OptimConfig(
+            name="lamb",
+            lr=lr,
+            lr_scaling="sqrt",
+            reference_batch_size=2048,
+            batch_size=2048,
+            weight_decay=weight_decay,
+            norm_weight_decay=0.0,
+            grad_accum_steps=0,
+        ),
+        schedule=ScheduleConfig(
+            epochs=epochs, warmup_epochs=5, warmup_factor=1e-4, final_factor=1e-6 / lr
+        ),
+        precision="fp16",
+    )
+
+
+@recipe(
+    "rsb-a1",
+    source="arXiv:2110.00476, Table 2, read with MMPretrain's configs; timm's a1_in1k",
+    dataset=IMAGENET,
+    expected={"resnext50_32x4d": 80.53},
+    measured="timm's weights, one crop of 224, short side 236, bicubic",
+    time="ResNet-50: 4.6 days on 4 V100 GPUs",
+)
+def rsb_a1() -> TrainConfig:
+    """Train by procedure A1 of ResNet strikes back: 600 epochs.
+
+    LAMB at batch 2048 with cosine schedule, a yes or no for each class instead of a softmax,
+    RandAugment, mixup or cutmix, repeated augmentation (3 times, from memory) and stochastic
+    depth. The targets of mixed pictures stay shares, as in MMPretrain's configs; from memory,
+    the authors count every class in the mix as fully present, which is loss.bce_threshold=0.2.
+
+    Differs: the operations of RandAugment, as in `timm-ra`. That the learning rate follows the
+    square root of the batch size is this project's rule for LAMB.
+    """
+    config = _rsb(epochs=600, weight_decay=0.01)
+    return replace(
+        config,
+        augment=replace(config.augment, mixup_alpha=0.2),
+        loss=replace(config.loss, label_smoothing=0.1),
+    )
+
+
+@recipe(
+    "rsb-a2",
+    source="arXiv:2110.00476, Table 2, read with MMPretrain's configs; timm's a2_in1k",
+    dataset=IMAGENET,
+    expected={"resnext50_32x4d": 80.44},
+    measured="timm's weights, one crop of 224, short side 236, bicubic",
+)
+def rsb_a2() -> TrainConfig:
+    """Train by procedure A2 of ResNet strikes back: 300 epochs.
+
+    As `rsb-a1`, with twice the weight decay, less mixup and no label smoothing. The paper's
+    ResNet-50 reaches 79.8 % (from memory).
+    """
+    return _rsb(epochs=300)
+
+
+@recipe(
+    "rsb-a3",
+    source="arXiv:2110.00476, Table 2, read with MMPretrain's configs; timm's a3_in1k",
+    dataset=IMAGENET,
+    expected={"resnext50_32x4d": 79.26},
+    measured="timm's weights, one crop of 224, short side 236, bicubic; 77.73 at 160",
+)
+def rsb_a3() -> TrainConfig:
+    """Train by procedure A3 of ResNet strikes back: 100 epochs at 160 pixels.
+
+    As `rsb-a2`, with a higher learning rate, weaker RandAugment, no repeated augmentation and
+    no stochastic depth. The paper's ResNet-50 reaches 78.1 % (from memory).
+    """
+    config = _rsb(epochs=100, lr=8e-3)
+    return replace(
+        config,
+        model=replace(config.model, drop_path_rate=0.0),
+        data=replace(config.data, train_size=160, repeats=1),
+        augment=replace(config.augment, rand_magnitude=round(_timm_magnitude(6))),
+    )

@@ -1,0 +1,122 @@
+"""[torch] Go on from a checkpoint, if it is of the same run with the same data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from resnext.errors import ConfigError, DatasetError, ModelFileError, TrainingError
+from resnext.training import checkpoint
+from resnext.training.config import TrainConfig, differences, value_of
+from resnext.training.state import Run, TrainState
+
+_DATA = ("class list", "training set", "test set")
+# What a run may go on with changed: how it is computed, and when it ends.
+_MAY_CHANGE = {
+    "data.cache",
+    "data.num_workers",
+    "data.test_sizes",
+    "optim.grad_accum_steps",
+    "patience",
+    "recipe",
+    "schedule.epochs",
+}
+
+
+def describe_origin(run: Run) -> dict[str, Any]:
+    """Return what a checkpoint must share with the run that goes on from it."""
+    return {
+        "config": run.config.to_json(),
+        "class list": list(run.train.labels.class_names),
+        "training set": run.train.fingerprint,
+        "test set": "" if run.test is None else run.test.fingerprint,
+    }
+
+
+def check_alike(run: Run) -> None:
+    """Refuse to start where processes would not train the same network on the same pictures.
+
+    Raises:
+        ConfigError: Settings differ, or the batch does not divide among the processes.
+        DatasetError: Pictures or classes differ.
+    """
+    processes, here = run.processes, describe_origin(run)
+    run.order.share(0, 0, rank=processes.rank, world_size=processes.world_size)
+    for rank, there in enumerate(processes.gather(here)):
+        if different := [key for key in here if there[key] != here[key]]:
+            kind = DatasetError if different[0] in _DATA else ConfigError
+            raise kind(
+                f"process {rank} has another {different[0]} than process {processes.rank}",
+                hint="all processes need the same command and the same files",
+            )
+
+
+def restore_latest(state: TrainState, run: Run, places: Path) -> str:
+    """Go on from the newest checkpoint that can be used, if there is any.
+
+    Args:
+        state: Changed in place.
+        run: What is to go on.
+        places: Folder of the checkpoints.
+
+    Returns:
+        Which checkpoints were passed over and why; "" if none was.
+
+    Raises:
+        ConfigError: The run began with other settings that change what it learns.
+        DatasetError: The run began with other data.
+        ModelFileError: There are checkpoints, and none can be used.
+        TrainingError: Not all processes see the same checkpoints.
+    """
+
+    def accept(path: Path, saved: checkpoint.State) -> None:
+        try:
+            _check_network(saved, run)
+            _check_origin(path, saved, run)
+            state.restore(saved)
+        except ModelFileError as error:
+            raise ModelFileError(f"{path}: {error.message}") from error
+
+    loaded = checkpoint.load_latest(places, accept)
+    for rank, step in enumerate(run.processes.gather(state.step)):
+        if step != state.step:
+            raise TrainingError(
+                f"process {rank} goes on after step {step}, process {run.processes.rank} after"
+                f" step {state.step}",
+                hint="the folder of the run must be one that all processes share",
+            )
+    if loaded is None or not loaded[1]:
+        return ""
+    return f"{'; '.join(loaded[1])}; going on from {loaded[0]}"
+
+
+def _check_network(saved: checkpoint.State, run: Run) -> None:
+    lacking = [key for key in describe_origin(run) if key not in saved]
+    if lacking:
+        raise ModelFileError(f"lacks {lacking[0]!r}; expected a checkpoint of a run")
+    try:
+        config = TrainConfig.from_json(saved["config"])
+    except ConfigError as error:
+        raise ModelFileError(f"its settings cannot be read: {error.message}") from error
+    for key in differences(config, run.config):
+        if key.startswith("model."):
+            was, now = value_of(config, key), value_of(run.config, key)
+            raise ModelFileError(f"of another network: {key} is {was!r}; expected {now!r}")
+
+
+def _check_origin(path: Path, saved: checkpoint.State, run: Run) -> None:
+    here = describe_origin(run)
+    for key in _DATA:
+        if saved[key] != here[key]:
+            raise DatasetError(
+                f"{path}: the {key} was another when the run began",
+                hint="bring the data back as it was, or start anew in another folder",
+            )
+    config = TrainConfig.from_json(saved["config"])
+    for key in differences(config, run.config):
+        if key not in _MAY_CHANGE:
+            was, now = value_of(config, key), value_of(run.config, key)
+            raise ConfigError(
+                f"{path}: the run began with {key}={was}; now it is {now}",
+                hint="give the settings as they were, or start anew in another folder",
+            )

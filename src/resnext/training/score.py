@@ -1,0 +1,73 @@
+"""[train] Evaluate a network during training, each picture exactly once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from resnext.network import ResNeXt
+from resnext.training import augment
+from resnext.training.feed import Pictures, feed
+from resnext.training.order import Draw
+from resnext.training.state import Run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """How good a network is.
+
+    Args:
+        pictures: Number of pictures.
+        loss: Mean cross entropy.
+        top1: Share of pictures whose best answer is right, in percent.
+        top5: Share whose best five (or all, of fewer classes) have the right one.
+    """
+
+    pictures: int
+    loss: float
+    top1: float
+    top5: float
+
+
+@torch.inference_mode()
+def evaluate(model: ResNeXt, run: Run, *, batch_size: int = 64) -> Scores:
+    """Evaluate on the test pictures, each exactly once over all processes.
+
+    Args:
+        model: The network.
+        run: Has the pictures.
+        batch_size: Pictures at once.
+    """
+    assert run.test is not None
+    rank, world_size = run.processes.rank, run.processes.world_size
+    pictures = Pictures(run.test, augment.TestTransform(run.config.data))
+    own = [Draw(index, 0) for index in range(rank, len(run.test), world_size)]
+    batches = [own[first : first + batch_size] for first in range(0, len(own), batch_size)]
+    model.eval()
+    sums = torch.zeros(4, dtype=torch.float64)
+    for pixels, labels in feed(pictures, batches, num_workers=run.config.data.num_workers):
+        with run.autocast:
+            logits = model(run.normalize(pixels)).float().cpu()
+        sums += _count(logits, labels)
+    sums = run.processes.sum(sums.to(run.processes.device)).cpu()
+    count, loss, first, five = (float(value) for value in sums)
+    return Scores(
+        pictures=round(count),
+        loss=loss / count,
+        top1=100 * first / count,
+        top5=100 * five / count,
+    )
+
+
+def _count(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the number of pictures, and the sums of loss, top-1 and top-5 hits."""
+    targets = labels
+    if labels.ndim == 1:
+        targets = nn.functional.one_hot(labels, logits.shape[1])
+    best = logits.topk(min(5, logits.shape[1])).indices
+    hits = targets.gather(1, best) > 0
+    shares = targets / targets.sum(1, keepdim=True).clamp(min=1)
+    loss = -(shares * logits.log_softmax(1)).sum()
+    return torch.tensor([len(labels), loss, hits[:, 0].sum(), hits.any(1).sum()]).double()

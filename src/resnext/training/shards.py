@@ -1,0 +1,278 @@
+"""Labelled pictures in tar files as WebDataset writes them.
+
+`KEY.jpg` belongs to `KEY.cls`. Only headers and labels are read here; a picture is read
+where it lies when it is needed, so shards serve in any order, like files. Headers are parsed
+here because Python's tarfile takes three times as long.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from resnext.errors import DatasetError
+from resnext.sources import EXTENSIONS, open_file
+from resnext.training.listing import Entry, FileSlice, class_name, few
+
+CLASSES_FILES = ("classes.txt", "classnames.txt")
+
+_BLOCK = 512
+_MAX_SIDE_BYTES = 2**20  # of a label, or of a long name
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_LABEL_KEYS = ("label", "labels", "cls", "class", "class_name")
+_PACKED = (
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+)
+
+
+@dataclass(slots=True)
+class _Group:
+    """The files of one key: where its picture lies, and what says its label."""
+
+    picture: FileSlice | None = None
+    sides: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def expand(pattern: str) -> list[str]:
+    """Return the paths that a name such as `shard-{0000..0009}.tar` stands for, in order."""
+    match = _RANGE.search(pattern)
+    if match is None:
+        return [pattern]
+    first, last = match.groups()
+    return [
+        path
+        for number in range(int(first), int(last) + 1)
+        for path in expand(
+            f"{pattern[: match.start()]}{number:0{len(first)}d}{pattern[match.end() :]}"
+        )
+    ]
+
+
+def read_classes(folder: str) -> tuple[str, ...] | None:
+    """Return the lines of `classes.txt` in a folder, or None where there is no such file.
+
+    Raises:
+        DatasetError: It is no text, or a line is empty or comes twice.
+    """
+    for name in CLASSES_FILES:
+        path = os.path.join(folder, name)
+        if not os.path.isfile(path):
+            continue
+        try:
+            with open(path, encoding="utf-8-sig") as file:
+                lines = [class_name(line.strip()) for line in file.read().splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise DatasetError(f"{path}: cannot be read as UTF-8 text: {error}") from error
+        if not lines or "" in lines or len(set(lines)) < len(lines):
+            raise DatasetError(
+                f"{path}: a class is empty or named twice; expected one name a line, each once"
+            )
+        return tuple(lines)
+    return None
+
+
+def read_shards(
+    paths: Sequence[str], classes: tuple[str, ...] | None, *, top: str
+) -> tuple[list[Entry], bool]:
+    """Read what is in tar files.
+
+    Args:
+        paths: Absolute paths of the files.
+        classes: Names that integer labels count, or None: then they are names themselves.
+        top: Folder that names are given below.
+
+    Returns:
+        The pictures in the order of the files, and whether labels are lists.
+
+    Raises:
+        DatasetError: A file is missing or damaged, or a picture without a usable label.
+    """
+    missing = [path for path in paths if not os.path.isfile(path)]
+    if missing:
+        raise DatasetError(f"{len(missing)} of {len(paths)} shards are missing: {few(missing)}")
+    entries: list[Entry] = []
+    bad: list[str] = []
+    several = False
+    known = None
+    if classes is not None:  # a number is a position, whatever the names look like
+        known = {name: name for name in classes}
+        known |= {str(number): name for number, name in enumerate(classes)}
+    for path in paths:
+        shown = os.path.relpath(path, top).replace(os.sep, "/")
+        with _open(path) as file:
+            for key, group in _groups(file, path, shown).items():
+                if group.picture is None:
+                    continue
+                value = _label(file, group, f"{shown}/{key}")
+                names = _names(value, known)
+                if names is None:
+                    bad.append(f"{group.picture.name} ({_shorten(value)})")
+                    continue
+                several = several or isinstance(value, list)
+                entries.append(Entry(group.picture.name, group.picture, names))
+    if bad:
+        names_of = f"; {CLASSES_FILES[0]} has {len(classes)} names" if classes else ""
+        raise DatasetError(
+            f"{len(bad)} pictures have no usable label: {few(bad)}{names_of}",
+            hint="each KEY.jpg needs a KEY.cls, or a KEY.json with `label`",
+        )
+    return entries, several
+
+
+def _open(path: str) -> BinaryIO:
+    try:
+        return open_file(path)
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _groups(file: BinaryIO, path: str, shown: str) -> dict[str, _Group]:
+    """Gather the members of a shard by key: all before the first dot of the file's name."""
+    groups: dict[str, _Group] = {}
+    for name, offset, size in _members(file, path):
+        folder, slash, base = name.rpartition("/")
+        stem, _, extension = base.partition(".")
+        if not stem:  # a hidden file
+            continue
+        group = groups.setdefault(folder + slash + stem, _Group())
+        extension = extension.lower()
+        if f".{extension}" in EXTENSIONS:
+            if group.picture is not None:
+                raise DatasetError(f"{path}: {folder + slash + stem} has two pictures")
+            group.picture = FileSlice(f"{shown}/{name}", path, offset, size)
+        elif extension in ("cls", "json"):
+            group.sides[extension] = (offset, size)
+    return groups
+
+
+def _members(file: BinaryIO, path: str) -> Iterator[tuple[str, int, int]]:
+    """Yield name, offset and size of the regular files in a tar."""
+    end = file.seek(0, os.SEEK_END)
+    if end == 0:
+        raise DatasetError(f"{path}: is empty")
+    place, long_name, long_size = 0, None, None
+    while place < end:
+        block = _read(file, place, _BLOCK)
+        if block.count(0) == len(block):  # the end, or nothing at all after a cut
+            return
+        kind = _check(block, path, place)
+        data = place + _BLOCK
+        size = _number(block[124:136]) if long_size is None else long_size
+        if data + size > end:
+            raise DatasetError(
+                f"{path}: is cut short: {end:,} bytes, at least {data + size:,} expected"
+            )
+        place = data + -(-size // _BLOCK) * _BLOCK
+        if kind in b"xL":
+            extra = _read(file, data, min(size, _MAX_SIDE_BYTES))
+            if kind == b"L":  # GNU's long name
+                long_name = extra.rstrip(b"\0")
+            else:
+                fields = _pax_fields(extra)
+                long_name = fields.get(b"path", long_name)
+                long_size = int(fields[b"size"]) if b"size" in fields else None
+            continue
+        if kind in b"07":
+            yield os.fsdecode(long_name or _name(block)).removeprefix("./"), data, size
+        if kind not in b"gK":
+            long_name = long_size = None
+
+
+def _check(block: bytes, path: str, place: int) -> bytes:
+    """Return the type of a header, "0" for a regular file."""
+    for start, name in _PACKED:
+        if place == 0 and block.startswith(start):
+            raise DatasetError(
+                f"{path}: is packed with {name}; expected a plain tar, to read from its middle",
+                hint="unpack it: pictures hardly get smaller that way",
+            )
+    total = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+    sound = len(block) == _BLOCK and _number(block[124:136]) >= 0
+    if not sound or _number(block[148:156]) != total:
+        raise DatasetError(f"{path}: is no tar file, or damaged, at byte {place:,}")
+    kind = block[156:157]
+    return b"0" if kind == b"\0" else kind
+
+
+def _number(digits: bytes) -> int:
+    """Read an octal number, or GNU's binary one; -1 for what is neither."""
+    if digits[0] == 0x80:
+        return int.from_bytes(digits[1:], "big")
+    text = digits.strip(b" \0")
+    try:
+        return int(text or b"0", 8)
+    except ValueError:
+        return -1
+
+
+def _name(block: bytes) -> bytes:
+    name, prefix = block[:100].partition(b"\0")[0], b""
+    if block[257:263] == b"ustar\0":  # GNU's has something else there
+        prefix = block[345:500].partition(b"\0")[0]
+    return prefix + b"/" + name if prefix else name
+
+
+def _pax_fields(extra: bytes) -> dict[bytes, bytes]:
+    """Parse records of the form "LENGTH KEY=VALUE\\n"."""
+    fields: dict[bytes, bytes] = {}
+    place = 0
+    while (space := extra.find(b" ", place)) > 0:
+        length = extra[place:space]
+        if not length.isdigit() or int(length) <= space - place:
+            break
+        key, _, value = extra[space + 1 : place + int(length) - 1].partition(b"=")
+        fields[key] = value
+        place += int(length)
+    return fields
+
+
+def _read(file: BinaryIO, offset: int, size: int) -> bytes:
+    file.seek(offset)
+    return file.read(size)
+
+
+def _label(file: BinaryIO, group: _Group, where: str) -> Any:
+    """Return the label of a picture: text, number, list of these, or None."""
+    for extension in ("cls", "json"):
+        if extension not in group.sides:
+            continue
+        offset, size = group.sides[extension]
+        text = _read(file, offset, min(size, _MAX_SIDE_BYTES)).decode(errors="surrogateescape")
+        if extension == "cls":
+            return text.strip()
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise DatasetError(f"{where}.json: is no JSON: {error}") from error
+        if isinstance(document, dict):
+            return next((document[key] for key in _LABEL_KEYS if key in document), None)
+        return None
+    return None
+
+
+def _names(value: Any, known: Mapping[str, str] | None) -> tuple[str, ...] | None:
+    """Return the class names of a label, or None where it is none."""
+    if isinstance(value, list):
+        each = [_names(item, known) for item in value]
+        if any(names is None for names in each):
+            return None
+        return tuple(dict.fromkeys(name for names in each for name in names or ()))
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        return None
+    name = class_name(str(value))
+    if name.isascii() and name.isdigit():
+        name = str(int(name))  # "007" is 7
+    if known is None:
+        return (name,)
+    return (known[name],) if name in known else None
+
+
+def _shorten(value: Any) -> str:
+    return "no label" if value in (None, "") else repr(value)[:60]

@@ -1,0 +1,322 @@
+"""A last layer for other classes: an ordinary, honest model file, or a clear refusal."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="scikit-learn is not installed: resnext[finetune]")
+
+from resnext import modelfile, predictions, testing
+from resnext.classifier import Classifier
+from resnext.errors import ConfigError, DatasetError, OutputError
+from resnext.hub import cache
+from resnext.predictions import Labels
+from resnext.training import finetune
+from resnext.training.data import Data, open_data
+from resnext.training.finetune import Tuned, check_output, tune_head
+from resnext.training.samples import SampleSet
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes, 15 pictures each, and another class beside them."""
+    top = tmp_path_factory.mktemp("pictures")
+    testing.write_pictures(top / "all", classes=("red", "green", "blue", "pink"), per_class=15)
+    shutil.move(top / "all" / "pink", top / "pink")
+    return top / "all"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return testing.write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def network(tiny: Path) -> Iterator[Classifier]:
+    with Classifier(tiny, precision="fp32") as classifier:
+        yield classifier
+
+
+@pytest.fixture
+def pets(network: Classifier, folder: Path, tmp_path: Path) -> Tuned:
+    return tune_head(network, open_data(folder), tmp_path / "pets.safetensors")
+
+
+def test_the_file_is_an_ordinary_model_that_predicts_as_the_metrics_say(
+    pets: Tuned, folder: Path
+) -> None:
+    data = open_data(folder)
+    assert data.val is not None
+    with Classifier(pets.path, precision="fp32") as classifier:
+        results = list(classifier.predict([sample.source for sample in data.val.samples]))
+    names = data.val.labels.class_names
+    right = [
+        result.predictions[0].label == names[sample.labels[0]]
+        for result, sample in zip(results, data.val.samples, strict=True)
+    ]
+    metrics = pets.document.metrics
+    assert (metrics["pictures"], metrics["right"]) == (len(right), sum(right)) == (9, 9)
+    assert metrics["top1"] == metrics["top5"] == 100.0
+    assert metrics["class_pictures"] == metrics["class_right"] == [3, 3, 3]
+    assert metrics["class_learned"] == [12, 12, 12]
+    assert metrics["data"] == "9 pictures that were not learned from"
+    assert not any(result.rejected for result in results)
+    # The head is fitted outside the engine; inside it must mean the same.
+    shares = [
+        next(one.probability for one in result.predictions if one.index == sample.labels[0])
+        for result, sample in zip(results, data.val.samples, strict=True)
+    ]
+    assert -np.log(shares).mean() == pytest.approx(metrics["nll"], abs=1e-3)
+
+
+def test_the_document_says_where_the_model_comes_from(
+    pets: Tuned, network: Classifier, folder: Path
+) -> None:
+    document, sha256 = modelfile.verify(pets.path)
+    assert (document, sha256) == (pets.document, pets.sha256)
+    base = network.document
+    assert document.name == "pets"
+    assert document.labels == Labels(("blue", "green", "red"))
+    assert document.architecture == dataclasses.replace(base.architecture, num_classes=3)
+    assert document.preprocess == base.preprocess
+    assert document.license == base.license == "apache-2.0"
+    provenance = document.provenance
+    assert provenance["recipe"] == "head-only"
+    assert provenance["base"] == {
+        "name": "tiny",
+        "sha256": network.local.sha256,
+        "license": "apache-2.0",
+    }
+    assert provenance["dataset"]["split"] == json.loads(json.dumps(open_data(folder).split))
+    assert provenance["dataset"]["left_out"] == provenance["seed"] == 0
+    assert provenance["engine"] == "openvino"
+    assert "scikit-learn" in provenance["software"]
+    assert str(folder) not in json.dumps(document.to_json())  # nobody's paths
+
+
+def test_only_the_last_layer_differs_and_the_type_stays(pets: Tuned, tiny: Path) -> None:
+    (_, before), (_, after) = modelfile.read(tiny), modelfile.read(pets.path)
+    changed = {key for key in before if not np.array_equal(before[key], after[key])}
+    assert changed == {"fc.weight", "fc.bias"}
+    assert after["fc.weight"].dtype == before["fc.weight"].dtype == np.float16
+    assert after["fc.weight"].shape == (3, 1024)
+
+
+def test_the_same_pictures_and_seed_give_the_same_model_without_computing(
+    pets: Tuned, network: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    again = tune_head(network, open_data(folder), tmp_path / "pets.safetensors")
+    assert (pets.num_computed, again.num_computed) == (45, 0)
+    assert again.document == pets.document
+    other = tune_head(network, open_data(folder, seed=1), tmp_path / "pets.safetensors", seed=1)
+    assert other.document.provenance["dataset"] != pets.document.provenance["dataset"]
+
+
+def test_without_pictures_held_out_the_cross_validation_counts(
+    network: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    tuned = tune_head(network, open_data(folder, val_share=0), tmp_path / "a.safetensors")
+    assert (tuned.num_train, tuned.num_held_out) == (45, 0)
+    assert tuned.document.metrics["pictures"] == 45
+    assert tuned.document.metrics["data"].startswith("cross-validation over 45 pictures")
+    assert dict(tuned.summary())["cross-validated top-1"] == "100.00 %, 45 of 45 pictures"
+
+
+def test_a_class_is_added_without_the_pictures_of_the_others(
+    network: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    first = tune_head(network, open_data(copy), tmp_path / "first.safetensors")
+    shutil.rmtree(copy)
+    pink = folder.parent / "pink"
+    with Classifier(first.path, precision="fp32") as classifier:
+        more = tune_head(classifier, None, tmp_path / "more.safetensors", added=[("pink", pink)])
+    assert more.document.labels.class_names == ("blue", "green", "red", "pink")
+    assert more.num_computed == 15
+    assert (more.num_train, more.num_held_out) == (48, 12)
+    assert more.document.metrics["class_pictures"] == [3, 3, 3, 3]
+    assert more.document.metrics["right"] == 12
+    assert more.document.provenance["base"] == first.document.provenance["base"]
+    assert more.document.provenance["dataset"]["added"] == [
+        {"class": "pink", "pictures": 15, "val": 3}
+    ]
+    with Classifier(more.path, precision="fp32") as classifier:
+        results = list(classifier.predict([pink / "0003.png", folder / "red" / "0003.png"]))
+        assert [result.predictions[0].label for result in results] == ["pink", "red"]
+        third = tune_head(
+            classifier,
+            None,
+            tmp_path / "third.safetensors",
+            added=[("rose", folder / "red")],
+        )
+    assert third.document.labels.class_names[-2:] == ("pink", "rose")
+
+
+def test_a_class_beside_the_data_is_as_one_more_folder(
+    network: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    added = [("pink", folder.parent / "pink")]
+    tuned = tune_head(network, open_data(folder), tmp_path / "a.safetensors", added=added)
+    whole = shutil.copytree(folder, tmp_path / "whole")
+    shutil.copytree(folder.parent / "pink", whole / "pink")
+    expected = tune_head(network, open_data(whole), tmp_path / "b.safetensors")
+    assert set(tuned.document.labels.class_names) == set(expected.document.labels.class_names)
+    assert tuned.document.metrics["right"] == expected.document.metrics["right"] == 12
+    none = tune_head(
+        network, open_data(folder, val_share=0), tmp_path / "c.safetensors", added=added
+    )
+    assert none.num_held_out == 0
+
+
+def test_adding_to_what_was_not_made_here_asks_for_the_pictures(
+    network: Classifier, pets: Tuned, folder: Path, tmp_path: Path
+) -> None:
+    pink = [("pink", folder.parent / "pink")]
+    out = tmp_path / "out.safetensors"
+    with pytest.raises(ConfigError, match="was not made by `resnext finetune --head-only`"):
+        tune_head(network, None, out, added=pink)
+    cache.remove("all")
+    with Classifier(pets.path, precision="fp32") as classifier:
+        with pytest.raises(DatasetError, match="are not in") as raised:
+            tune_head(classifier, None, out, added=pink)
+        assert "finetune DATA --add-class pink" in raised.value.hint
+        tune_head(classifier, open_data(folder), out, added=pink)
+    assert out.exists()
+
+
+@pytest.mark.parametrize(
+    ("added", "error", "message"),
+    [
+        ([], ConfigError, "there is nothing to learn"),
+        ([("red", "pink")], ConfigError, "there is a class 'red' already"),
+        ([("pink", "pink"), ("pink", "pink")], ConfigError, "there is a class 'pink' already"),
+        ([("pink", "nowhere")], DatasetError, "nowhere is no folder"),
+    ],
+)
+def test_a_class_that_cannot_be_added(
+    pets: Tuned,
+    folder: Path,
+    tmp_path: Path,
+    added: list[tuple[str, str]],
+    error: type[Exception],
+    message: str,
+) -> None:
+    engine = testing.ConstantEngine([0] * 3, input_size=32, embedding_size=1024)
+    classifier = Classifier(pets.path, engine=engine)
+    pairs = [(name, folder.parent / place) for name, place in added]
+    data = open_data(folder) if added else None
+    with pytest.raises(error, match=message):
+        tune_head(classifier, data, tmp_path / "out.safetensors", added=pairs)
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_pictures_that_cannot_be_read_are_named_and_left_out(
+    network: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "red" / "0000.png").write_bytes(b"nonsense")
+    tuned = tune_head(network, open_data(copy), tmp_path / "a.safetensors")
+    [problem] = tuned.problems
+    assert problem.name == "red/0000.png"
+    assert tuned.num_train + tuned.num_held_out == 44
+    assert tuned.document.provenance["dataset"]["left_out"] == 1
+    assert tuned.to_json()["left_out"][0]["source"] == "red/0000.png"
+    assert dict(tuned.summary())["left out"] == "1 that cannot be read"
+
+
+def test_too_few_pictures_are_refused_by_the_name_of_the_class(
+    network: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for number in range(1, 15):
+        (copy / "red" / f"{number:04d}.png").write_bytes(b"nonsense")
+    with pytest.raises(
+        DatasetError, match=r"red \([01]\); expected at least 2 .* 14 could not be read: red/0001"
+    ):
+        tune_head(network, open_data(copy), tmp_path / "a.safetensors")
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_several_labels_are_refused(network: Classifier, folder: Path, tmp_path: Path) -> None:
+    train = open_data(folder).train
+    several = SampleSet(samples=train.samples, labels=train.labels, multi_label=True)
+    with pytest.raises(DatasetError, match="several labels"):
+        tune_head(network, Data(train=several, val=None, split={}), tmp_path / "a.safetensors")
+
+
+def test_an_interrupted_run_leaves_no_file(
+    network: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    def stop(done: int, _total: int) -> None:
+        if done == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune_head(network, open_data(folder), tmp_path / "a.safetensors", progress=stop)
+    assert not list(tmp_path.iterdir())
+    assert (
+        tune_head(network, open_data(folder), tmp_path / "a.safetensors").num_computed < 45
+    )  # what was computed is kept
+
+
+def test_balanced_weights_reach_the_head(
+    network: Classifier, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    fit = finetune.fit_head
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        given.update(options)
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr(finetune, "fit_head", spy)
+    path = tmp_path / "a.safetensors"
+    tuned = tune_head(network, open_data(folder), path, class_weights="balanced", seed=3)
+    assert given == {"num_classes": 3, "class_weights": "balanced", "seed": 3}
+    assert tuned.document.provenance["class_weights"] == "balanced"
+
+
+def test_metrics_are_of_the_weights_as_they_are_stored(pets: Tuned, network: Classifier,
+                                                       folder: Path) -> None:  # fmt: skip
+    data = open_data(folder)
+    assert data.val is not None
+    _, tensors = modelfile.read(pets.path)
+    embedded = network.embed([sample.source for sample in data.val.samples])
+    logits = embedded @ tensors["fc.weight"].astype(np.float32).T + tensors["fc.bias"]
+    shares = predictions.probabilities(logits, temperature=pets.document.temperature)
+    labels = [sample.labels[0] for sample in data.val.samples]
+    loss = -np.log(shares[np.arange(len(labels)), labels]).mean()
+    assert loss == pytest.approx(pets.document.metrics["nll"], abs=1e-4)
+
+
+def test_the_output_is_looked_at_before_the_work(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    check_output(path)
+    path.write_text("precious")
+    with pytest.raises(ConfigError, match="is there already") as raised:
+        check_output(path)
+    assert "--force" in raised.value.hint
+    check_output(path, force=True)
+    with pytest.raises(ConfigError, match=r"expected \*\.safetensors"):
+        check_output(tmp_path / "a.pth")
+    with pytest.raises(OutputError, match="there is no folder"):
+        check_output(tmp_path / "missing" / "a.safetensors")
+    (tmp_path / "b.safetensors").mkdir()
+    with pytest.raises(ConfigError, match="is not a regular file"):
+        check_output(tmp_path / "b.safetensors", force=True)
+
+
+@pytest.mark.slow
+def test_no_torch_is_loaded() -> None:
+    code = "import sys, resnext.training.finetune; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
