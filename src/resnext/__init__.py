@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         OutputError,
         ParityError,
         ResNeXtError,
+        TrainingError,
         WeightsCorruptError,
         WeightsUnavailableError,
     )
@@ -59,6 +60,7 @@ __all__ = [
     "Prediction",
     "PreprocessSpec",
     "ResNeXtError",
+    "TrainingError",
     "WeightsCorruptError",
     "WeightsUnavailableError",
     "__version__",

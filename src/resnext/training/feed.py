@@ -1,4 +1,4 @@
-"""[torch] Decode, transform and batch pictures in worker processes, in a fixed order."""
+"""[torch] Decode, transform and batch pictures in worker processes."""
 
 from __future__ import annotations
 

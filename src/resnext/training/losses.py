@@ -1,4 +1,4 @@
-"""[torch] What is minimized: cross entropy or one yes-or-no a class, smoothed, weighted.
+"""[torch] What is minimized: cross entropy, or a yes or no for each class.
 
 N pictures, K classes. Targets are shares, (N, K) that sum to 1, or (N, K) of 0 and 1 for
 several labels a picture.

@@ -1,4 +1,4 @@
-"""[torch] How weights are changed: groups, optimizers, the learning rate of a step, EMA.
+"""[torch] How weights are changed: optimizers, learning rate, EMA.
 
 Source: warm-up and scaling arXiv:1706.02677; LAMB arXiv:1904.00962, Algorithm 2; layer-wise
 rates arXiv:1801.06146.

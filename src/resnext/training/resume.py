@@ -1,4 +1,4 @@
-"""[torch] Go on from a checkpoint, if it is of the same run with the same data."""
+"""[torch] Go on from a checkpoint of the same run on the same data."""
 
 from __future__ import annotations
 
