@@ -119,8 +119,8 @@ def test_every_import_is_a_declared_dependency(module: str) -> None:
         extras = project["optional-dependencies"]
         requirements += extras[EXTRA_OF[module]]
         # An extra of ours may be among what an extra asks for.
-        requirements += [text for name in re.findall(r"resnext\[(\w+)\]", str(requirements))
-                         for text in extras[name]]  # fmt: skip
+        names = ",".join(re.findall(r"resnext\[([\w,]+)\]", str(requirements)))
+        requirements += [text for name in filter(None, names.split(",")) for text in extras[name]]
     declared = {re.split(r"[\[<>=~ ]", text)[0].lower() for text in requirements}
     roots = {name.partition(".")[0] for name in _imports(_tree(module))}
     foreign = roots - set(sys.stdlib_module_names) - {"resnext"}
