@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -118,10 +119,11 @@ def test_a_model_comes_out(
     assert config["precision"] == "bf16"
     assert config["loss"]["teacher"] == str(teacher)
     assert config["loss"]["distill_weight"] == 0.5
-    assert document.provenance["data"]["split"]["seed"] == 3
+    assert document.provenance["dataset"]["split"]["seed"] == 3
     for command in (["info", str(folder / "best.safetensors")], ["predict", str(pictures), "-m",
                     str(folder / "best.safetensors")]):  # fmt: skip
         assert app.run(command) == 0
+    assert re.search(r"^in --json: .*config", capsys.readouterr().out, re.MULTILINE)
     assert app.run([*words, "--resume", "never"]) == 2
     assert "has a run already" in capsys.readouterr().err
 
