@@ -82,7 +82,7 @@ def test_the_best_and_the_last_model_say_what_they_are(folder: Path) -> None:
         assert document.metrics["top1"] == line["top1"]
         assert document.metrics["epoch"] == line["epoch"]
         assert document.provenance["config"] == runs.config().to_json()
-        assert document.provenance["data"]["split"] == {"kind": "given"}
+        assert document.provenance["dataset"]["split"] == {"kind": "given"}
         assert "torch " in document.provenance["software"]
 
 

@@ -43,14 +43,22 @@ def test_a_tenth_of_the_blow_up_is_chosen_if_that_is_more() -> None:
 
 
 def test_never_more_than_the_rate_with_the_lowest_loss() -> None:
-    lrs = [0.001, 0.01, 0.1, 1.0, 10.0, 100.0]
-    assert search.choose_lr(lrs, [2.0, 1.0, 1.5, 1.8, 2.5, 9.0]) == 0.01
+    lrs = [10.0**power for power in range(-8, 2)]
+    losses = [2.0, 2.0, 2.0, 2.0, 2.0, 1.9, 1.0, 1.5, 2.5, 9.0]
+    assert search.choose_lr(lrs, losses) == 0.01
 
 
-@pytest.mark.parametrize("losses", [[], [1.0], [1.0, 1.1, 5.0]])
+def test_a_low_loss_by_chance_at_the_start_is_nothing() -> None:
+    lrs, losses = curve(0.03, 0.1)
+    expected = search.choose_lr(lrs, losses)
+    assert search.choose_lr(lrs, [0.2, *losses[1:]]) == pytest.approx(expected, rel=0.3)
+
+
+@pytest.mark.parametrize("losses", [[], [1.0], [1.0, 1.1, 5.0], [1.0 + n for n in range(20)]])
 def test_a_loss_that_never_falls_is_an_error(losses: list[float]) -> None:
+    lrs = [0.1 * 1.1**n for n in range(len(losses))]
     with pytest.raises(ConfigError, match=f"none of {len(losses)} learning rates lowers"):
-        search.choose_lr([0.1, 0.2, 0.3][: len(losses)], losses)
+        search.choose_lr(lrs, losses)
 
 
 def test_a_sweep_goes_up_and_stops_when_the_loss_blows_up(monkeypatch: Any) -> None:

@@ -10,6 +10,8 @@ import click
 from resnext.cli import text
 from resnext.cli.complete import complete_model
 
+_LONG = 400  # letters; such as the whole config of a training run
+
 
 @click.command(
     short_help="Show layers, parameters, MACs, accuracy and licence.",
@@ -32,7 +34,10 @@ def info(*, model: str, size: int | None, as_json: bool) -> int:
     if as_json:
         text.dump(_as_json(described.facts, spec, stages, pixels))
         return 0
-    print(text.pairs([*described.facts.items(), *_counts(spec, pixels)]))
+    short = {key: value for key, value in described.facts.items() if len(str(value)) <= _LONG}
+    print(text.pairs([*short.items(), *_counts(spec, pixels)]))
+    if long := [key for key in described.facts if key not in short]:
+        print(f"in --json: {', '.join(long)}")
     header = ("stage", "blocks", "channels", "output", "params", "MACs")
     rows = [
         (

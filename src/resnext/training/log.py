@@ -82,7 +82,7 @@ class RunLog(Listener):
         records.write_json(self.folder / records.CONFIG, run.config.to_json())
         records.write_json(self.folder / records.DATA, data)
         records.trim(self.folder / records.METRICS, state.step)
-        self._provenance["data"] = {key: data[key] for key in data if key != "classes"}
+        self._provenance["dataset"] = {key: data[key] for key in data if key != "classes"}
         self._board = _open_board(self.folder, state.step)
         if state.step:
             self.say(f"going on after step {state.step:,} of {num_steps(run):,}")

@@ -96,8 +96,10 @@ def choose_lr(lrs: Sequence[float], losses: Sequence[float]) -> float:
     Raises:
         ConfigError: The loss never falls.
     """
-    lowest = min(range(len(losses)), key=losses.__getitem__, default=0)
-    if lowest == 0:
+    # The first few are means of few losses, each of another batch.
+    late = range(_WINDOW, len(losses))
+    lowest = min(late, key=losses.__getitem__, default=0)
+    if not late or losses[lowest] >= max(losses[:_WINDOW]):
         raise ConfigError(
             f"none of {len(lrs)} learning rates lowers the loss",
             hint="give --lr a number, or look at the pictures and labels",

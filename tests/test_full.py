@@ -1,0 +1,231 @@
+"""A whole run: what is checked first, what is found by trial, what comes out."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import resnext
+from resnext import modelfile, testing
+from resnext.errors import ConfigError, ModelNotFoundError
+from resnext.training import data as datasets
+from resnext.training import records
+
+torch: Any = pytest.importorskip("torch")
+pytest.importorskip("matplotlib")
+import runs  # noqa: E402
+
+full: Any = pytest.importorskip("resnext.training.full")
+
+pytestmark = pytest.mark.torch
+
+NAMES = ("red", "green", "blue")
+
+
+def opened(train: Any = None, val: Any = ()) -> datasets.Data:
+    return datasets.Data(
+        train=train or runs.pictures(runs.TRAIN),
+        val=runs.pictures(runs.TEST, seed=1) if val == () else val,
+        split={"kind": "automatic", "seed": 0, "val_share": 0.25},
+        notes=("2 files are no pictures",),
+    )
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the tests quick: test_plots.py and test_log.py draw."""
+    torch.set_num_threads(1)
+    log = "resnext.training.log"
+    monkeypatch.setattr(f"{log}.plots.draw_curves", lambda _lines, path: path.touch())
+    monkeypatch.setattr(f"{log}.plots.draw_batch", lambda _images, _labels, path: path.touch())
+    monkeypatch.setattr(f"{log}._open_board", lambda _folder, _step: None)
+
+
+def test_a_run_leaves_a_model_that_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = runs.config("schedule.epochs=12", "recipe=torchvision-v1", "data.test_sizes=12,16")
+    outcome = full.run(opened(), config, tmp_path / "run")
+    assert outcome.model == tmp_path / "run" / "best.safetensors"
+    assert outcome.report.read_text().startswith("<!doctype html>")
+    assert outcome.promised is None
+    assert "so the published 77.618 % top-1 is no longer promised" in outcome.deviations
+    said = capsys.readouterr().err
+    assert "note: 2 files are no pictures\n" in said
+    assert "no longer promised" in said
+    document, _ = modelfile.verify(outcome.model)
+    assert document.provenance["deviations"] == list(outcome.deviations)
+    assert document.metrics == outcome.metrics
+
+    # The file answers as well as it says, prepared as it says.
+    sizes = document.metrics["test_sizes"]
+    assert set(sizes) == {"8", "12", "16"}
+    assert sizes[str(document.preprocess.input_size)] == max(sizes.values())
+    assert f"test size {document.preprocess.input_size} is best" in said
+    data = opened()
+    assert data.val is not None
+    classifier = resnext.Classifier(outcome.model, precision="fp32")
+    pictures = [Image.open(io.BytesIO(sample.source)) for sample in data.val.samples]
+    found = [result.predictions[0].label for result in classifier.predict(pictures)]
+    right = sum(
+        name == NAMES[sample.labels[0]]
+        for name, sample in zip(found, data.val.samples, strict=True)
+    )
+    assert 100 * right / len(data.val) == pytest.approx(document.metrics["top1"], abs=0.01)
+    assert document.metrics["top1"] > 60
+
+
+def test_a_run_in_two_parts_is_the_run_in_one(tmp_path: Path) -> None:
+    constant = ("schedule.kind=step", *runs.EVERYTHING)
+    whole = full.run(opened(), runs.config("schedule.epochs=2", *constant), tmp_path / "whole")
+    full.run(opened(), runs.config("schedule.epochs=1", *constant), tmp_path / "parts")
+    parts = full.run(opened(), runs.config("schedule.epochs=2", *constant), tmp_path / "parts")
+    assert parts.metrics == whole.metrics
+    lines = [records.read(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts")]
+    for first, second in zip(*lines, strict=True):
+        assert all(first[key] == second[key] for key in ("epoch", "step", "loss", "lr", "top1"))
+    first, second = (
+        modelfile.read(tmp_path / name / "last.safetensors")[1] for name in ("whole", "parts")
+    )
+    assert all(np.array_equal(first[key], second[key]) for key in first)
+
+
+def test_a_folder_with_a_run_is_not_overrun(tmp_path: Path) -> None:
+    full.run(opened(), runs.config("schedule.epochs=1"), tmp_path)
+    with pytest.raises(ConfigError, match="has a run already"):
+        full.run(opened(), runs.config("schedule.epochs=1"), tmp_path, resume=False)
+
+
+def test_without_validation_the_last_model_comes_out(tmp_path: Path) -> None:
+    outcome = full.run(opened(val=None), runs.config("schedule.epochs=1"), tmp_path)
+    assert outcome.model.name == "last.safetensors"
+    assert "top1" not in outcome.metrics
+
+
+def test_what_is_left_open_is_found_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = full.search.Sweep(lrs=(0.001, 0.01), losses=(2.0, 1.0), suggested=0.012)
+    monkeypatch.setattr(full.search, "find_lr", lambda _run: sweep)
+    monkeypatch.setattr(full.search, "find_parts", lambda _run: 2)
+    config = runs.config("schedule.epochs=1", "optim.grad_accum_steps=0", "optim.batch_size=8")
+    outcome = full.run(opened(), config, tmp_path, find_lr=True)
+    assert outcome.config.optim.grad_accum_steps == 2
+    assert outcome.config.optim.lr == 0.006  # the batch is twice what the rate is meant for
+    assert records.read_json(tmp_path / "config.json") == outcome.config.to_json()
+    assert [point["lr"] for point in records.read_json(tmp_path / "lr.json")] == [0.001, 0.01]
+    said = capsys.readouterr().err
+    assert "suggests 0.012: optim.lr is now 0.006" in said
+    assert "in 2 parts" in said
+
+    def not_again(_run: Any) -> Any:
+        raise AssertionError("was found already")
+
+    monkeypatch.setattr(full.search, "find_lr", not_again)
+    monkeypatch.setattr(full.search, "find_parts", not_again)
+    config = replace(config, schedule=replace(config.schedule, epochs=2))
+    again = full.run(opened(), config, tmp_path, find_lr=True)
+    assert again.config.optim == outcome.config.optim
+
+
+def test_balanced_classes_count_the_same() -> None:
+    train = runs.pictures(runs.TRAIN)  # 9, 9 and 8 of each class
+    factors = full.balance(train)
+    assert (factors * torch.tensor([9.0, 9.0, 8.0])).tolist() == pytest.approx([26 / 3] * 3)
+    run = full.make_run(opened(), runs.config("loss.class_weights=balanced"), runs.dist.Processes())
+    assert torch.equal(run.class_weights, factors)
+    assert full.make_run(opened(), runs.config(), runs.dist.Processes()).class_weights is None
+
+
+def test_a_teacher_is_learned_from(tmp_path: Path) -> None:
+    path = testing.write_tiny_model(tmp_path / "teacher.safetensors", class_names=NAMES)
+    settings = (f"loss.teacher={path}", "loss.distill_weight=1", "schedule.epochs=1")
+    run = full.make_run(opened(), runs.config(*settings), runs.dist.Processes())
+    assert run.teacher is not None
+    state = runs.loop.start(run)
+    pixels, labels = runs.batch(run)
+    loss = runs.loop.train_step(state, pixels, labels, run)
+    fresh = runs.loop.start(run)
+    fresh.model.train()
+    images = run.normalize(pixels)
+    t = run.config.loss.distill_temperature
+    with torch.no_grad():
+        student = (fresh.model(images) / t).log_softmax(1)
+        teacher = (run.teacher(images) / t).log_softmax(1)
+    expected = (teacher.exp() * (teacher - student)).sum(1).mean() * t * t
+    assert loss == pytest.approx(float(expected), rel=1e-4)
+    outcome = full.run(opened(), runs.config(*settings), tmp_path / "run")
+    assert outcome.config.loss.teacher == str(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "data", "said"),
+    [
+        (["optim.batch_size=64"], {}, r"(?s)there are 26 training pictures.*--batch-size 2$"),
+        (["loss.teacher=starter"], {}, "expected both or none"),
+        (["loss.distill_weight=0.5"], {}, "expected both or none"),
+        (
+            [],
+            {"train": runs.pictures(26, multi_label=True)},
+            "(?s)several labels.*--set loss.kind=bce",
+        ),
+        (["patience=3"], {"val": None}, "patience is 3, and there are no pictures to validate on"),
+        (["data.test_sizes=16"], {"val": None}, r"data.test_sizes is \(16,\), and there are no"),
+        (
+            ["loss.teacher=starter", "loss.distill_weight=0.5"],
+            {},
+            "teacher starter does not know 3 of 3 classes",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_said_first(
+    settings: list[str], data: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        full.run(opened(**data), runs.config(*settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_architecture_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="'resnext51_32x4d' is no architecture"):
+        full.run(opened(), runs.config("model.architecture=resnext51_32x4d"), tmp_path / "run")
+
+
+def test_other_pixels_than_the_weights_are_for_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = testing.write_tiny_model(tmp_path / "tiny.safetensors", class_names=NAMES)
+    settings = (f"model.pretrained={path}", "schedule.epochs=1")
+    full.run(opened(), runs.config(*settings), tmp_path / "a")
+    assert "was made for mean" not in capsys.readouterr().err
+    full.run(opened(), runs.config(*settings, "data.mean=0.5,0.5,0.5"), tmp_path / "b")
+    assert "was made for mean (0.485, 0.456, 0.406)" in capsys.readouterr().err
+
+
+def test_several_labels_are_learned(tmp_path: Path) -> None:
+    data = opened(
+        train=runs.pictures(runs.TRAIN, multi_label=True),
+        val=runs.pictures(runs.TEST, seed=1, multi_label=True),
+    )
+    outcome = full.run(data, runs.config("loss.kind=bce", "schedule.epochs=1"), tmp_path)
+    assert math.isfinite(outcome.metrics["val_loss"])
+
+
+def test_a_deterministic_run_repeats_bit_by_bit(tmp_path: Path) -> None:
+    found = []
+    try:
+        for name in ("a", "b"):
+            config = runs.config("deterministic=true", "schedule.epochs=1", *runs.EVERYTHING)
+            full.run(opened(), config, tmp_path / name)
+            found.append(modelfile.read(tmp_path / name / "last.safetensors")[1])
+        assert not torch.backends.cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(np.array_equal(found[0][key], found[1][key]) for key in found[0])
