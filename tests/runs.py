@@ -132,11 +132,11 @@ def differences(first: Any, second: Any) -> list[str]:
 
 
 def largest_gap(first: Any, second: Any) -> float:
-    """Return by how much the tensors of two nests differ at most."""
+    """Return by how much the tensors of two nests differ at most, as a share beyond 1."""
     first, second = flatten(first), flatten(second)
     assert first.keys() == second.keys()
     gaps = [
-        float((value.double() - second[key].double()).abs().max())
+        float(((value.double() - second[key]).abs() / value.double().abs().clamp(min=1)).max())
         for key, value in first.items()
         if isinstance(value, torch.Tensor)
     ]
@@ -193,6 +193,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     with dist.joined("cpu", timeout=20) as processes:
         diary = Diary(folder / f"diary-{processes.rank}.txt")
+        (folder / f"pid-{processes.rank}.txt").write_text(str(os.getpid()))
         with recorded(diary):
             run = make(*settings, processes=processes, **parts)
             return loop.fit(run, folder, listener=diary, checkpoint_seconds=seconds)

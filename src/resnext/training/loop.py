@@ -206,7 +206,7 @@ def fit(
         check_alike(run)
         state = start(run)
         warning = restore_latest(state, run, places) if resume else ""
-        if warning:
+        if warning and run.processes.is_first:
             listener.warned(warning)
         listener.started(state, run)
         pictures = Pictures(
