@@ -27,11 +27,12 @@ training.listing training.folders training.shards training.rows training.arrow t
 training.layouts training.split training.scan training.data training.order
 training.augment zoo interchange testing
 training.losses training.optim training.dist training.checkpoint training.feed training.state
-training.resume training.score training.loop training.records training.plots training.report training.outcome training.log
-training.search training.teacher training.full
+training.resume training.score training.loop training.records training.plots training.report
+training.outcome training.log training.search training.teacher training.full
 training.head training.features training.finetune training.refine
 __init__
-cli cli.text cli.progress cli.complete cli.models cli.predict cli.info cli.convert cli.finetune cli.recipes cli.train cli.cache cli.app
+cli cli.text cli.progress cli.complete cli.models cli.predict cli.info cli.convert cli.finetune
+cli.recipes cli.train cli.cache cli.app
 __main__
 """.split()
 
