@@ -30,8 +30,7 @@ training.layouts training.split training.scan training.data training.order
 training.augment zoo interchange testing
 training.losses training.optim training.dist training.checkpoint training.feed training.state
 training.resume training.score training.loop training.records training.plots training.report
-training.outcome training.log
-training.search training.teacher training.full
+training.outcome training.log training.search training.teacher training.full
 training.head training.features training.finetune training.refine
 __init__
 cli cli.text cli.progress cli.complete cli.models cli.predict cli.info cli.convert cli.finetune

@@ -161,3 +161,15 @@ def test_the_timeout_is_handed_on(monkeypatch: Any) -> None:
     monkeypatch.setattr(distributed, "get_world_size", lambda: 1)
     with dist.joined("cpu", timeout=7):
         assert asked["timeout"] == timedelta(seconds=7)
+
+
+def _join_nobody(folder: Path) -> None:
+    os.environ |= {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "9"}
+    with dist.joined("cpu", timeout=1):
+        pass
+
+
+def test_processes_that_are_not_there_are_named(tmp_path: Path) -> None:
+    (end,) = finish(_join_nobody, tmp_path)
+    process = "TrainingError: process 1 cannot reach the others: "
+    assert end.startswith(process), end

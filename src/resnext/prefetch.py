@@ -14,6 +14,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 PATIENCE = 0.1  # s that a batch waits for its next item
+# s after which a wait is begun anew: the kernel may give a signal to another thread, and then
+# this one, which has to act on it, does not wake.
+PULSE = 0.5
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -83,13 +86,14 @@ def _collect(
     error: BaseException | None = None
     while True:
         try:
-            pending = pending or arrived.get(timeout=patience if batch else None)
+            pending = pending or arrived.get(timeout=patience if batch else PULSE)
             if pending is None:
                 break
-            error = pending.exception(timeout=patience if batch else None)
+            error = pending.exception(timeout=patience if batch else PULSE)
         except (queue.Empty, TimeoutError):
-            yield batch
-            batch = []
+            if batch:
+                yield batch
+                batch = []
             continue
         if error is not None:
             break

@@ -127,10 +127,10 @@ class Lighting(v2.Transform):  # type: ignore[misc]
         """Draw the three factors."""
         return {"shift": torch.from_numpy(_LIGHTING) @ torch.randn(3).double() * self.strength}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, image: Any, params: dict[str, Any]) -> Any:
         """Change the colors of (3, H, W) uint8."""
         shift = params["shift"].reshape(3, 1, 1).float() * 255
-        return (inpt.float() + shift).round().clamp(0, 255).to(torch.uint8)
+        return (image.float() + shift).round().clamp(0, 255).to(torch.uint8)
 
 
 class VariedRandAugment(v2.Transform):  # type: ignore[misc]

@@ -78,6 +78,9 @@ def joined(device: str | None = None, *, timeout: float = TIMEOUT) -> Iterator[P
     Args:
         device: "cpu" or "cuda"; None for CUDA where there is one.
         timeout: Seconds after which a process that waits for another gives up.
+
+    Raises:
+        TrainingError: The others cannot be reached.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
@@ -87,11 +90,18 @@ def joined(device: str | None = None, *, timeout: float = TIMEOUT) -> Iterator[P
     if kind == "cuda":
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(chosen)
-    distributed.init_process_group(
-        "nccl" if kind == "cuda" else "gloo",
-        timeout=timedelta(seconds=timeout),
-        device_id=chosen if kind == "cuda" else None,
-    )
+    try:
+        distributed.init_process_group(
+            "nccl" if kind == "cuda" else "gloo",
+            timeout=timedelta(seconds=timeout),
+            device_id=chosen if kind == "cuda" else None,
+        )
+    except distributed.DistError as error:
+        raise TrainingError(
+            f"process {os.environ['RANK']} cannot reach the others:"
+            f" {(str(error) or type(error).__name__).splitlines()[0]}",
+            hint="look at what torchrun was told: --nnodes, --rdzv-endpoint, --master-addr",
+        ) from error
     try:
         yield Processes(
             rank=distributed.get_rank(), world_size=distributed.get_world_size(), device=chosen

@@ -1,4 +1,4 @@
-"""[train] Full fine-tuning: all layers learn classes of one's own.
+"""[train] Full fine-tuning: all layers of a model learn new classes.
 
 data.open_data -> scan -> full.run -> modelfile. The run's folder stays beside the model
 file, with curves and report; the same command goes on with a run that was stopped.
