@@ -63,7 +63,7 @@ def make(folder: Path, *settings: str, classes: tuple[str, ...] = ("cat", "dog")
 def add_model(folder: Path, **changes: Any) -> None:
     path = testing.write_tiny_model(folder / "best.safetensors")
     document, tensors = modelfile.read(path)
-    metrics = {"top1": 87.5, "top5": 99.0, "epoch": 2}
+    metrics = {"top1": 87.5, "top5": 99.0, "epoch": 2, "test_sizes": {"24": 85.0, "32": 87.5}}
     modelfile.write(path, replace(document, metrics=metrics, **changes), tensors)
 
 
@@ -85,6 +85,7 @@ def test_the_page_says_what_was_done(tmp_path: Path) -> None:
         "20 % of each class were set aside to validate on, by seed 3",
         f"resnext predict PICTURES --model '{folder}/best.safetensors'",
         "32 pixels of 32, bilinear",
+        "85.00 % at 24, 87.50 % at 32",
         "f00d",
         "optim.batch_size",
     ):

@@ -98,7 +98,7 @@ def test_rates_of_layers_keep_their_proportions(monkeypatch: Any) -> None:
 
 def test_a_real_sweep_finds_a_rate_that_learns() -> None:
     run = runs.make("optim.batch_size=8", "optim.reference_batch_size=8", "schedule.epochs=8")
-    found = search.find_lr(run, num_steps=40)
+    found = search.find_lr(run, num_steps=30)
     assert found.lrs[0] <= found.suggested <= found.lrs[-1]
     fixed = runs.make(
         "optim.batch_size=8",
@@ -107,7 +107,7 @@ def test_a_real_sweep_finds_a_rate_that_learns() -> None:
         "schedule.epochs=8",
     )
     fresh = state.start(fixed)
-    steps = [runs.loop.train_step(fresh, *runs.batch(fixed, n % 3), fixed) for n in range(24)]
+    steps = [runs.loop.train_step(fresh, *runs.batch(fixed, n % 3), fixed) for n in range(18)]
     assert sum(steps[-6:]) < 0.7 * sum(steps[:6])
 
 

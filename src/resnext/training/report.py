@@ -192,7 +192,15 @@ def _use(folder: Path, document: modelfile.ModelDocument | None) -> str:
         f"<h2>Use it</h2><pre>{_text(command)}</pre><p>In Python, <code>{_text(python)}</code>."
         f" The file has the class names and the preprocessing: {size} pixels of"
         f" {document.preprocess.resize}, {document.preprocess.interpolation}.</p>"
+        + _test_sizes(document.metrics.get("test_sizes", {}))
     )
+
+
+def _test_sizes(tried: Mapping[str, float]) -> str:
+    if not tried:
+        return ""
+    each = ", ".join(f"{top1:.2f} % at {size}" for size, top1 in tried.items())
+    return f"<p>By test size, of which the best was recorded: {_text(each)}.</p>"
 
 
 def _classes(data: Mapping[str, Any]) -> str:
