@@ -7,6 +7,7 @@ and any number of processes shares one order.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,11 +88,18 @@ class Order:
         return self.batch(epoch, step)[rank::world_size]
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        rng = np.random.default_rng([self.seed, epoch])
         if self.weights is None:
-            return rng.permutation(self.count)
+            return _shuffled(self.count, self.seed, epoch)
+        rng = np.random.default_rng([self.seed, epoch])
         chance = np.asarray(self.weights) / np.sum(self.weights)
         return rng.choice(self.count, self.count, p=chance)
+
+
+@lru_cache(maxsize=2)  # every batch of an epoch asks: 50 ms at the size of ImageNet
+def _shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    order.flags.writeable = False
+    return order
 
 
 def _mix(seed: int, epoch: int, places: NDArray[np.int64]) -> NDArray[np.uint64]:
