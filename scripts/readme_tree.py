@@ -20,7 +20,7 @@ catalogue modelfile
 checkpoints checkpoints.keymaps checkpoints.timmnames checkpoints.timmconfig
 checkpoints.pickles checkpoints.reader
 hub hub.downloads hub.cache hub.origins weights
-results results.formats results.outputs results.parquet results.sinks
+results results.formats results.pages results.outputs results.parquet results.sinks
 engines engines.base engines.graph engines.compiled engines.openvino engines.ort
 modules network engines.eager engines.select
 prefetch classifier
