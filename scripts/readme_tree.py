@@ -15,8 +15,8 @@ BEGIN, END = "<!-- tree: scripts/readme_tree.py -->\n", "<!-- end of tree -->\n"
 
 # A module may import only what stands above it. This is also the order to read them in.
 ORDER = """
-errors files transport layers arch featureinfo sources bombs images preprocess predictions
-catalogue modelfile
+errors files provenance transport layers arch featureinfo sources bombs images preprocess
+predictions catalogue modelfile
 checkpoints checkpoints.keymaps checkpoints.timmnames checkpoints.timmconfig
 checkpoints.pickles checkpoints.reader
 hub hub.downloads hub.cache hub.origins weights

@@ -135,15 +135,6 @@ def test_what_is_left_open_is_found_and_kept(
     assert again.config.optim == outcome.config.optim
 
 
-def test_balanced_classes_count_the_same() -> None:
-    train = runs.pictures(runs.TRAIN)  # 9, 9 and 8 of each class
-    factors = full.balance(train)
-    assert (factors * torch.tensor([9.0, 9.0, 8.0])).tolist() == pytest.approx([26 / 3] * 3)
-    run = full.make_run(opened(), runs.config("loss.class_weights=balanced"), runs.dist.Processes())
-    assert torch.equal(run.class_weights, factors)
-    assert full.make_run(opened(), runs.config(), runs.dist.Processes()).class_weights is None
-
-
 def test_a_teacher_is_learned_from(tmp_path: Path) -> None:
     path = testing.write_tiny_model(tmp_path / "teacher.safetensors", class_names=NAMES)
     settings = (f"loss.teacher={path}", "loss.distill_weight=1", "schedule.epochs=1")

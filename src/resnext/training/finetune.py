@@ -7,12 +7,10 @@ through the engine that predicts, and through it once: their features are kept. 
 from __future__ import annotations
 
 import os
-import platform
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from resnext.classifier import Classifier
 from resnext.errors import ConfigError, DatasetError, OutputError
 from resnext.modelfile import STORAGE_DTYPES, ModelDocument, Tensors
 from resnext.predictions import Labels
+from resnext.provenance import software
 from resnext.training.data import Data
 from resnext.training.features import Extraction, FeatureStore, FeatureTable, extract, open_store
 from resnext.training.head import ClassWeights, Head, Scores, fit_head, score
@@ -189,7 +188,7 @@ def tune_head(
         "strength": head.strength,
         "folds": head.folds,
         "engine": classifier.engine.name,
-        "software": _software(),
+        "software": software(*_PACKAGES),
     }
     document = replace(
         classifier.document,
@@ -404,13 +403,3 @@ def _matrix_dtype(tensors: Tensors) -> str:
     """Return the type of the convolutions if a model file has it, else float32."""
     name = tensors["fc.weight"].dtype.name
     return name if name in STORAGE_DTYPES else "float32"
-
-
-def _software() -> str:
-    versions = [f"python {platform.python_version()}"]
-    for name in _PACKAGES:
-        try:
-            versions.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return ", ".join(versions)

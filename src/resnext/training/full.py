@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from resnext import arch, modelfile, weights
 from resnext.errors import ConfigError
@@ -24,7 +23,6 @@ from resnext.training.dist import Processes
 from resnext.training.log import BEST, LAST, RunLog
 from resnext.training.loop import Stopped
 from resnext.training.outcome import tensors_of
-from resnext.training.samples import SampleSet
 from resnext.training.state import Run, TrainState
 from resnext.training.teacher import load_teacher
 
@@ -135,25 +133,13 @@ def make_run(data: Data, config: TrainConfig, processes: Processes) -> Run:
     if config.loss.teacher:
         teacher = load_teacher(config.loss.teacher, data.train.labels, config.data)
         teacher.to(processes.device)
-    class_weights = None
-    if config.loss.class_weights == "balanced":
-        class_weights = balance(data.train).to(processes.device)
     return Run(
         config=config,
         train=data.train,
         test=data.val,
         processes=processes,
-        class_weights=class_weights,
         teacher=teacher,
     )
-
-
-def balance(samples: SampleSet) -> Tensor:
-    """Return (K,) factors inverse to the number of pictures, whose mean over pictures is 1."""
-    counts = torch.tensor(samples.counts, dtype=torch.float32)
-    present = counts > 0
-    factors = torch.where(present, 1 / counts.clamp(min=1), 0.0)
-    return factors * counts.sum() / present.sum()
 
 
 def check(config: TrainConfig, data: Data) -> None:

@@ -6,8 +6,7 @@ and any number of processes shares one order.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +48,10 @@ class Order:
     seed: int
     repeats: int = 1
     weights: tuple[float, ...] | None = None
+    # Of the last epoch asked for: every batch needs it, 50 to 540 ms at the size of ImageNet.
+    _drawn: dict[int, NDArray[np.int64]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.count < self.batch_size:
@@ -88,18 +91,17 @@ class Order:
         return self.batch(epoch, step)[rank::world_size]
 
     def _permutation(self, epoch: int) -> NDArray[np.int64]:
-        if self.weights is None:
-            return _shuffled(self.count, self.seed, epoch)
-        rng = np.random.default_rng([self.seed, epoch])
-        chance = np.asarray(self.weights) / np.sum(self.weights)
-        return rng.choice(self.count, self.count, p=chance)
-
-
-@lru_cache(maxsize=2)  # every batch of an epoch asks: 50 ms at the size of ImageNet
-def _shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    order = np.random.default_rng([seed, epoch]).permutation(count)
-    order.flags.writeable = False
-    return order
+        drawn = self._drawn.get(epoch)
+        if drawn is None:
+            rng = np.random.default_rng([self.seed, epoch])
+            if self.weights is None:
+                drawn = rng.permutation(self.count)
+            else:
+                chance = np.asarray(self.weights) / np.sum(self.weights)
+                drawn = rng.choice(self.count, self.count, p=chance)
+            self._drawn.clear()
+            self._drawn[epoch] = drawn
+        return drawn
 
 
 def _mix(seed: int, epoch: int, places: NDArray[np.int64]) -> NDArray[np.uint64]:

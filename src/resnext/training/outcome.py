@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 from resnext import modelfile
 from resnext.modelfile import ModelDocument
 from resnext.network import ResNeXt
+from resnext.provenance import software
 from resnext.training import augment
 from resnext.training.state import Run
 
@@ -66,7 +65,7 @@ def describe(
             "recipe": config.recipe,
             "pretrained": "" if origin is None else origin.name,
             "seed": config.seed,
-            "software": software(),
+            "software": software(*_PACKAGES),
             **provenance,
             "config": config.to_json(),
         },
@@ -80,14 +79,3 @@ def tensors_of(model: ResNeXt) -> dict[str, NDArray[np.float32]]:
         for name, tensor in model.state_dict().items()
         if not name.endswith("num_batches_tracked")
     }
-
-
-def software() -> str:
-    """Name the versions that a result may depend on."""
-    versions = [f"python {platform.python_version()}"]
-    for name in _PACKAGES:
-        try:
-            versions.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return ", ".join(versions)
