@@ -81,7 +81,7 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
 def test_the_options_of_train_are_these() -> None:
     assert [option.name for option in app.train.params] == [
         "data", "recipe", "folder", "settings", "model", "epochs", "batch_size", "lr", "teacher",
-        "resume", "device", "workers", "seed", "precision", "deterministic",
+        "resume", "device", "workers", "seed", "precision", "deterministic", "as_json",
     ]  # fmt: skip
 
 
@@ -124,6 +124,10 @@ def test_a_model_comes_out(
                     str(folder / "best.safetensors")]):  # fmt: skip
         assert app.run(command) == 0
     assert re.search(r"^in --json: .*config", capsys.readouterr().out, re.MULTILINE)
+    assert app.run([*words, "--set", "schedule.warmup_epochs=0", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["model"] == str(folder / "best.safetensors")
+    assert summary["left_out"] == []
     assert app.run([*words, "--resume", "never"]) == 2
     assert "has a run already" in capsys.readouterr().err
 

@@ -173,3 +173,16 @@ def test_processes_that_are_not_there_are_named(tmp_path: Path) -> None:
     (end,) = finish(_join_nobody, tmp_path)
     process = "TrainingError: process 1 cannot reach the others: "
     assert end.startswith(process), end
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:1", "mps"])
+def test_an_unknown_device_is_named(device: str) -> None:
+    with pytest.raises(ConfigError, match=f"the device is '{device}'; expected cpu or cuda"):
+        dist.joined(device).__enter__()
+
+
+def test_a_missing_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert not dist.has_cuda()
+    with pytest.raises(ConfigError, match="the device is cuda, and torch finds none here"):
+        dist.joined("cuda").__enter__()

@@ -14,7 +14,7 @@ from PIL import Image
 
 import resnext
 from resnext import modelfile, testing
-from resnext.errors import ConfigError, ModelNotFoundError
+from resnext.errors import ConfigError, DatasetError, ModelNotFoundError
 from resnext.training import data as datasets
 from resnext.training import records
 
@@ -220,3 +220,60 @@ def test_a_deterministic_run_repeats_bit_by_bit(tmp_path: Path) -> None:
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(np.array_equal(found[0][key], found[1][key]) for key in found[0])
+
+
+def _with_a_bad_one() -> Any:
+    train = runs.pictures(runs.TRAIN)
+    first, *others = train.samples
+    broken = replace(first, name="broken.jpg", source=b"\xff\xd8\xff no more")
+    return replace(train, samples=[broken, *others])
+
+
+def test_what_cannot_be_read_is_left_out_and_stays_out(tmp_path: Path) -> None:
+    config = runs.config("schedule.epochs=1")
+    outcome = full.run(opened(_with_a_bad_one()), config, tmp_path)
+    assert [problem.name for problem in outcome.left_out] == ["broken.jpg"]
+    assert records.read_json(tmp_path / "data.json")["train_pictures"] == runs.TRAIN - 1
+    assert outcome.to_json()["left_out"][0]["source"] == "broken.jpg"
+    assert ("left out", "1 that cannot be read") in outcome.summary()
+    (tmp_path / "left-out.json").write_text('[{"source": "broken.jpg", "error": "was so"}]')
+    config = replace(config, schedule=replace(config.schedule, epochs=2))
+    again = full.run(opened(_with_a_bad_one()), config, tmp_path)
+    assert again.left_out[0].reason == "was so", "it is not looked for again"
+    assert again.metrics["epoch"] in (1, 2)
+
+
+def test_without_a_scan_the_first_one_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="broken.jpg: ") as error:
+        full.run(opened(_with_a_bad_one()), runs.config("data.scan=false"), tmp_path)
+    assert "put a readable picture in its place" in error.value.hint
+
+
+def test_other_weights_to_start_from_stop_the_run(tmp_path: Path) -> None:
+    path = testing.write_tiny_model(tmp_path / "base.safetensors", class_names=NAMES)
+    architecture = modelfile.verify(path)[0].architecture.name
+    settings = (f"model.architecture={architecture}", f"model.pretrained={path}")
+    full.run(opened(), runs.config(*settings, "schedule.epochs=1"), tmp_path / "run")
+    document, tensors = modelfile.read(path)
+    modelfile.write(path, document, {key: 1.5 * tensor for key, tensor in tensors.items()})
+    with pytest.raises(ConfigError, match="the weights were others when the run began"):
+        full.run(opened(), runs.config(*settings, "schedule.epochs=2"), tmp_path / "run")
+
+
+def _apart(folder: Path) -> None:
+    with runs.dist.joined("cpu", timeout=20) as processes:
+        own = folder / str(processes.rank)
+        if processes.is_first:
+            run = runs.make()
+            saved = runs.loop.start(run).to_save() | run.origin | {"step": 1}
+            runs.loop.checkpoint.save(own / "checkpoints", 1, saved)
+        settings = ("optim.grad_accum_steps=0", "optim.batch_size=8")
+        full.run(opened(), runs.config(*settings), own, processes=processes)
+
+
+@pytest.mark.slow
+def test_processes_with_folders_of_their_own_do_not_start(tmp_path: Path) -> None:
+    ends = runs.finish(_apart, tmp_path, ranks=2)
+    for rank, end in enumerate(ends):
+        assert end.startswith("TrainingError: ")
+        assert f"process {rank} sees another run there than other processes" in end

@@ -30,10 +30,10 @@ def test_lines_come_back_in_order(tmp_path: Path) -> None:
 
 def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    records.append(path, {"step": 1})
+    records.append(path, {"step": 1, "epoch": 1})
     with open(path, "ab") as file:
         file.write(b'{"step": 2, "lo')
-    assert records.read(path) == [{"step": 1}]
+    assert records.read(path) == [{"step": 1, "epoch": 1}]
     records.trim(path, 5)
     records.append(path, {"step": 2})
     assert [line["step"] for line in records.read(path)] == [1, 2]
@@ -44,8 +44,8 @@ def test_epochs_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     records.trim(path, 0)
     assert not path.exists()
     for step in (10, 20, 30):
-        records.append(path, {"step": step})
-    records.trim(path, 20)
+        records.append(path, {"step": step, "epoch": step // 10})
+    records.trim(path, 2)
     assert [line["step"] for line in records.read(path)] == [10, 20]
     records.trim(path, 0)
     assert records.read(path) == []

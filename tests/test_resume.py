@@ -18,7 +18,7 @@ from runs import STEPS, differences, finish, make, newest, one_thread, pictures 
 from resnext.errors import ConfigError, DatasetError, ModelFileError
 from resnext.predictions import Labels
 from resnext.training import checkpoint, dist, loop
-from resnext.training.resume import check_alike, describe_origin, restore_latest
+from resnext.training.resume import check_alike, restore_latest
 from resnext.training.state import Run, start
 
 pytestmark = pytest.mark.torch
@@ -104,7 +104,7 @@ def test_by_default_a_warning_goes_to_stderr(begun: Path, capsys: Any) -> None:
 
 def test_one_of_another_network_is_passed_over(begun: Path, tmp_path: Path) -> None:
     other = make(*SETTINGS, "model.architecture=resnext29_2x1d")
-    saved = start(other).to_save() | describe_origin(other)
+    saved = start(other).to_save() | other.origin
     checkpoint.save(begun, 5, saved, keep=3)
     warning, step = _restore(begun)
     assert step == 2
@@ -183,7 +183,7 @@ def _differ(folder: Path, what: str) -> None:
 
 def start_alone() -> checkpoint.State:
     run = make()
-    return start(run).to_save() | describe_origin(run) | {"step": 1}
+    return start(run).to_save() | run.origin | {"step": 1}
 
 
 @pytest.mark.parametrize(

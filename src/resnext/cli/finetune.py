@@ -108,5 +108,4 @@ def _has_cuda() -> bool:
 
     if importlib.util.find_spec("torch") is None:
         return False
-    with import_extra("resnext.training.dist", extra="train").joined() as processes:
-        return bool(processes.device.type == "cuda")
+    return bool(import_extra("resnext.training.dist", extra="train").has_cuda())

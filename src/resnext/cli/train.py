@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import click
 from resnext.cli import text
 from resnext.cli.complete import complete, complete_model
 
-TERMINATED = 143
+INPUT_FAILED, TERMINATED = 3, 143
 
 
 @click.command(
@@ -39,6 +40,7 @@ TERMINATED = 143
 @click.option("--seed", type=click.IntRange(min=0), help="Of everything drawn at random.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the network.")
 @click.option("--deterministic", is_flag=True, help="Only algorithms that repeat bit by bit.")
+@click.option("--json", "as_json", is_flag=True, help="The summary as one line of JSON.")
 def train(
     *,
     data: str,
@@ -50,6 +52,7 @@ def train(
     resume: str,
     device: str | None,
     deterministic: bool,
+    as_json: bool,
     **options: Any,
 ) -> int:
     """Train a network on labelled pictures.
@@ -58,22 +61,23 @@ def train(
     shards, or a Hugging Face data set on the disk.
 
     The folder gets the best and the last model, numbers, curves and report.html. A run that
-    was stopped goes on when the same command is given again. On several GPUs:
+    was stopped goes on when the same command is given again. A picture that cannot be read is
+    named and left out, and the exit code is 3. On several GPUs:
 
     \b
       torchrun --nproc-per-node 8 -m resnext train DATA -o runs/a
     """
     from resnext.errors import import_extra
+    from resnext.results.formats import printable
     from resnext.training import recipes
 
     changes = [f"{_KEYS[name]}={value}" for name, value in options.items() if value is not None]
     changes += ["deterministic=true"] if deterministic else []
     changes += [f"optim.lr={lr}"] if lr not in (None, "auto") else []
     config = recipes.get(recipe).config
-    if teacher is not None:
-        share = config.loss.distill_weight or 0.5
-        changes += [f"loss.teacher={teacher}", f"loss.distill_weight={share}"]
-    config = config.override([*changes, *settings])
+    config = (config if teacher is None else config.taught_by(teacher)).override(
+        [*changes, *settings]
+    )
 
     dist = import_extra("resnext.training.dist", extra="train")
     full = import_extra("resnext.training.full", extra="train")
@@ -94,9 +98,10 @@ def train(
             print(f"{stopped}; the same command goes on from there", file=sys.stderr)
             return TERMINATED
         if processes.is_first:
-            facts = {**outcome.metrics, "model": outcome.model, "report": outcome.report}
-            print(text.pairs(list(facts.items())))
-    return 0
+            print(json.dumps(outcome.to_json()) if as_json else text.pairs(outcome.summary()))
+            for problem in outcome.left_out:
+                print(printable(f"left out: {problem}"), file=sys.stderr)
+    return INPUT_FAILED if outcome.left_out else 0
 
 
 _KEYS = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from resnext.errors import ConfigError, closest
@@ -57,6 +57,8 @@ class DataConfig:
         balanced: Draw every class equally often, however many pictures it has.
         num_workers: Processes that decode, for each training process; -1 for what suits.
         cache: Keep decoded pictures in memory.
+        scan: Decode every picture before the run begins, and leave out those that cannot be
+            read; otherwise the first of them ends the run.
     """
 
     train_size: int = 224
@@ -71,6 +73,7 @@ class DataConfig:
     balanced: bool = False
     num_workers: int = -1
     cache: bool = False
+    scan: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -267,6 +270,11 @@ class TrainConfig:
         low, high = self.augment.crop_area
         if not 0 < low <= high <= 1:
             raise ConfigError(f"augment.crop_area is {low}, {high}; expected 0 < low <= high <= 1")
+
+    def taught_by(self, teacher: str) -> TrainConfig:
+        """Return a copy that learns from a teacher too: as much as from labels, if not said."""
+        share = self.loss.distill_weight or 0.5
+        return replace(self, loss=replace(self.loss, teacher=teacher, distill_weight=share))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, every key present."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from resnext.errors import ResNeXtError, TrainingError
+from resnext.errors import ConfigError, ResNeXtError, TrainingError
 
 TIMEOUT = 600.0  # seconds after which a process that waits for another gives up
 
@@ -71,6 +71,24 @@ class Processes:
             distributed.barrier()
 
 
+def has_cuda() -> bool:
+    """Tell whether there is a CUDA device."""
+    return torch.cuda.is_available()
+
+
+def _check_device(kind: str) -> None:
+    if kind not in ("cpu", "cuda"):
+        raise ConfigError(
+            f"the device is {kind!r}; expected cpu or cuda",
+            hint="one of several GPUs is chosen with CUDA_VISIBLE_DEVICES=1",
+        )
+    if kind == "cuda" and not has_cuda():
+        raise ConfigError(
+            "the device is cuda, and torch finds none here",
+            hint="try --device cpu, or install a torch that is built for this GPU's driver",
+        )
+
+
 @contextlib.contextmanager
 def joined(device: str | None = None, *, timeout: float = TIMEOUT) -> Iterator[Processes]:
     """Join the processes that torchrun started; without torchrun there is one.
@@ -80,9 +98,11 @@ def joined(device: str | None = None, *, timeout: float = TIMEOUT) -> Iterator[P
         timeout: Seconds after which a process that waits for another gives up.
 
     Raises:
+        ConfigError: There is no such device.
         TrainingError: The others cannot be reached.
     """
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    kind = device or ("cuda" if has_cuda() else "cpu")
+    _check_device(kind)
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield Processes(device=torch.device(kind))
         return

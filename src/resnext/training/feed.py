@@ -170,7 +170,8 @@ def _end_when_told() -> None:
 def _unreadable(picture: Unreadable) -> DatasetError:
     return DatasetError(
         f"{picture.name}: {picture.reason}",
-        hint="remove it, or find all of them before a long run",
+        hint="put a readable picture in its place, and the same command goes on; data.scan=true"
+        " leaves such pictures out when a run begins",
     )
 
 

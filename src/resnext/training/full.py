@@ -6,7 +6,6 @@ Training from scratch and full fine-tuning are the same but for `model.pretraine
 from __future__ import annotations
 
 import math
-import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 
 from resnext import arch, modelfile, weights
-from resnext.errors import ConfigError
+from resnext.errors import ConfigError, TrainingError
 from resnext.training import augment, checkpoint, loop, recipes, records, report, search
 from resnext.training.config import TrainConfig
 from resnext.training.data import Data
@@ -23,12 +22,16 @@ from resnext.training.dist import Processes
 from resnext.training.log import BEST, LAST, RunLog
 from resnext.training.loop import Stopped
 from resnext.training.outcome import tensors_of
+from resnext.training.scan import Problem, scan
 from resnext.training.state import Run, TrainState
 from resnext.training.teacher import load_teacher
 
 __all__ = ["Outcome", "Stopped", "run"]
 
 SWEEP = "lr.json"  # what was tried to find the learning rate
+LEFT_OUT = "left-out.json"  # pictures that could not be read when the run began
+
+_MANY = 20_000  # pictures whose decoding takes long enough to be announced
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +46,7 @@ class Outcome:
         metrics: As in the model file: `epoch`, and `top1`, `top5`, `val_loss` of the best.
         promised: Published top-1 of the recipe, where the run kept to it; else None.
         deviations: What it changed against its recipe, and what that means.
+        left_out: Pictures that could not be read.
     """
 
     folder: Path
@@ -52,6 +56,25 @@ class Outcome:
     metrics: dict[str, Any]
     promised: float | None
     deviations: tuple[str, ...]
+    left_out: tuple[Problem, ...] = ()
+
+    def summary(self) -> list[tuple[str, object]]:
+        """Return what people want to know."""
+        facts = {**self.metrics, "model": self.model, "report": self.report}
+        count = len(self.left_out)
+        return [*facts.items(), ("left out", f"{count} that cannot be read" if count else "")]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as a JSON object."""
+        return {
+            "folder": str(self.folder),
+            "model": str(self.model),
+            "report": str(self.report),
+            "metrics": self.metrics,
+            "promised": self.promised,
+            "deviations": list(self.deviations),
+            "left_out": [{"source": one.name, "error": one.reason} for one in self.left_out],
+        }
 
 
 def run(
@@ -83,21 +106,26 @@ def run(
             is False.
         ModelNotFoundError: No such architecture, weights or teacher.
         DatasetError: A picture cannot be read.
-        TrainingError: The loss is no longer a number, or the folder's run was another one.
+        TrainingError: The loss is no longer a number, the folder's run was another one, or not
+            all processes see the same folder.
         OutputError: A file cannot be written.
         Stopped: SIGTERM came; a checkpoint was written.
     """
     processes = processes or Processes()
-    check(config, data)
-    begun = bool(checkpoint.found(folder / "checkpoints"))
+    begun = _agree_on_folder(folder, processes)
     if begun and not resume:
         raise ConfigError(
             f"{folder} has a run already",
             hint="choose another folder with -o, or go on with --resume auto",
         )
+    notes = _Notes(folder, processes)
+    check(config, data)
     _set_backends(config)
     this = make_run(data, config, processes)
-    notes = _Notes(folder, processes)
+    data, left_out = _readable(data, config, folder, notes)
+    if left_out:
+        check(config, data)
+        this = replace(this, train=data.train, test=data.val)
     this = _decide(this, notes, begun=begun, find_lr=find_lr)
     deviations = tuple(
         recipes.deviations(
@@ -119,7 +147,52 @@ def run(
         )
     finally:
         log.close()
-    return _finish(this, state, folder, notes, deviations)
+    outcome = _finish(this, state, folder, notes, deviations)
+    return replace(outcome, left_out=left_out)
+
+
+def _agree_on_folder(folder: Path, processes: Processes) -> bool:
+    """Tell whether a run is in the folder, which all processes must see.
+
+    Raises:
+        TrainingError: They do not see the same.
+    """
+    begun = bool(checkpoint.found(folder / "checkpoints"))
+    seen = (begun, records.read_json(folder / records.CONFIG) if begun else None)
+    if not processes.agree(seen):
+        raise TrainingError(
+            f"{folder}: process {processes.rank} sees another run there than other processes",
+            hint="the folder of the run must be one that all processes share",
+        )
+    return begun
+
+
+def _readable(
+    data: Data, config: TrainConfig, folder: Path, notes: _Notes
+) -> tuple[Data, tuple[Problem, ...]]:
+    """Leave out the pictures that cannot be read: those that the run began without, or all."""
+    processes = notes.processes
+    known = records.read_json(folder / LEFT_OUT)
+    if known is not None:
+        problems = [Problem(one["source"], one["error"]) for one in known]
+    elif config.data.scan:
+        sets = [part for part in (data.train, data.val) if part is not None]
+        if (count := sum(map(len, sets))) > _MANY:
+            notes.say(f"looking through {count:,} pictures first (data.scan=false skips that)")
+        rank, size = processes.rank, processes.world_size
+        own = [p for part in sets for p in scan(part, share=slice(rank, None, size))]
+        problems = sorted(
+            {problem for found in processes.gather(own) for problem in found},
+            key=lambda problem: problem.name,
+        )
+    else:
+        problems = []
+    if processes.is_first and known is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        plain = [{"source": one.name, "error": one.reason} for one in problems]
+        records.write_json(folder / LEFT_OUT, plain)
+    processes.wait()
+    return (data.without(problems) if problems else data), tuple(problems)
 
 
 def make_run(data: Data, config: TrainConfig, processes: Processes) -> Run:
@@ -178,19 +251,16 @@ class _Notes:
 
     def __init__(self, folder: Path, processes: Processes) -> None:
         self.folder = folder
-        self._spoken = processes.is_first
+        self.processes = processes
 
     def say(self, *sentences: str) -> None:
-        if self._spoken:
+        if self.processes.is_first:
             for sentence in sentences:
                 print(f"note: {sentence}", file=sys.stderr)
 
 
 def _set_backends(config: TrainConfig) -> None:
     torch.backends.cudnn.benchmark = not config.deterministic
-    if config.deterministic:
-        # cuBLAS reads it when it is first used, and refuses to be deterministic without.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def _decide(this: Run, notes: _Notes, *, begun: bool, find_lr: bool) -> Run:

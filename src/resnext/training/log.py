@@ -81,7 +81,7 @@ class RunLog(Listener):
         data = records.describe_data(run.train, run.test, self._split)
         records.write_json(self.folder / records.CONFIG, run.config.to_json())
         records.write_json(self.folder / records.DATA, data)
-        records.trim(self.folder / records.METRICS, state.step)
+        records.trim(self.folder / records.METRICS, state.epoch)
         self._provenance["dataset"] = {key: data[key] for key in data if key != "classes"}
         self._board = _open_board(self.folder, state.step)
         if state.step:

@@ -26,7 +26,7 @@ from resnext.errors import TrainingError
 from resnext.network import ResNeXt
 from resnext.training import augment, checkpoint, dist, losses, optim
 from resnext.training.feed import Pictures, feed, naming_lost_workers
-from resnext.training.resume import check_alike, describe_origin, restore_latest
+from resnext.training.resume import check_alike, restore_latest
 from resnext.training.score import Scores, evaluate
 from resnext.training.state import Run, TrainState, start
 
@@ -280,7 +280,7 @@ class _Saver:
     ) -> None:
         self.run, self.places, self.stopped = run, places, stopped
         self.keep, self.seconds = keep, seconds
-        self.origin = describe_origin(run)
+        self.origin = run.origin
         self.saved = time.monotonic()
 
     def consider(self, state: TrainState, *, due: bool = False) -> None:

@@ -66,15 +66,15 @@ def read(path: Path) -> list[Record]:
     return found
 
 
-def trim(path: Path, step: int) -> None:
-    """Drop the lines of epochs that ended after a step: they are done again.
+def trim(path: Path, epochs: int) -> None:
+    """Drop the lines of all but the first epochs: the others are done again, if only to the end.
 
     Raises:
         OutputError: The file cannot be written.
     """
     if not path.exists():
         return
-    kept = [record for record in read(path) if record["step"] <= step]
+    kept = [record for record in read(path) if record["epoch"] <= epochs]
     with atomic(path) as file:
         file.writelines(json.dumps(record).encode() + b"\n" for record in kept)
 

@@ -1,6 +1,6 @@
 """[train] Full fine-tuning: all layers of a model learn new classes.
 
-data.open_data -> scan -> full.run -> modelfile. The run's folder stays beside the model
+data.open_data -> full.run -> modelfile. The run's folder stays beside the model
 file, with curves and report; the same command goes on with a run that was stopped.
 """
 
@@ -24,7 +24,7 @@ from resnext.training.data import Data, open_data
 from resnext.training.dist import Processes, joined
 from resnext.training.finetune import check_output
 from resnext.training.full import Outcome, Stopped
-from resnext.training.scan import Problem, scan
+from resnext.training.scan import Problem
 
 __all__ = ["Refined", "Stopped", "make_config", "tune_all"]
 
@@ -116,13 +116,13 @@ def tune_all(
     if threads is not None:
         torch.set_num_threads(threads)
     weights.locate(model, offline=offline or None)  # before the pictures are looked through
-    opened, problems = _readable(open_data(data, seed=seed, val_share=val_share))
+    opened = open_data(data, seed=seed, val_share=val_share)
     with joined() as processes:
         config = make_config(model, opened, precision=precision, device=processes.device)
         changes = [f"seed={seed}", f"loss.class_weights={class_weights}", *settings]
         outcome = _run(opened, config.override(changes), path, processes)
     return Refined(
-        path=path, outcome=outcome, problems=problems, seconds=time.monotonic() - started
+        path=path, outcome=outcome, problems=outcome.left_out, seconds=time.monotonic() - started
     )
 
 
@@ -169,14 +169,6 @@ def make_config(
         optim=replace(config.optim, batch_size=batch_size),
         patience=config.patience if data.val is not None else 0,
     ).override([f"precision={precision}"])
-
-
-def _readable(data: Data) -> tuple[Data, tuple[Problem, ...]]:
-    """Leave out the pictures that cannot be read."""
-    problems = scan(data.train)
-    if data.val is not None:
-        problems += scan(data.val)
-    return (data.without(problems) if problems else data), tuple(problems)
 
 
 def _run(data: Data, config: TrainConfig, path: Path, processes: Processes) -> Outcome:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from resnext.errors import ConfigError, DatasetError, ModelFileError, TrainingError
 from resnext.training import checkpoint
@@ -11,26 +10,18 @@ from resnext.training.config import TrainConfig, differences, value_of
 from resnext.training.state import Run, TrainState
 
 _DATA = ("class list", "training set", "test set")
+_FIXED = (*_DATA, "weights")
 # What a run may go on with changed: how it is computed, and when it ends.
 _MAY_CHANGE = {
     "data.cache",
     "data.num_workers",
+    "data.scan",
     "data.test_sizes",
     "optim.grad_accum_steps",
     "patience",
     "recipe",
     "schedule.epochs",
 }
-
-
-def describe_origin(run: Run) -> dict[str, Any]:
-    """Return what a checkpoint must share with the run that goes on from it."""
-    return {
-        "config": run.config.to_json(),
-        "class list": list(run.train.labels.class_names),
-        "training set": run.train.fingerprint,
-        "test set": "" if run.test is None else run.test.fingerprint,
-    }
 
 
 def check_alike(run: Run) -> None:
@@ -40,7 +31,7 @@ def check_alike(run: Run) -> None:
         ConfigError: Settings differ, or the batch does not divide among the processes.
         DatasetError: Pictures or classes differ.
     """
-    processes, here = run.processes, describe_origin(run)
+    processes, here = run.processes, run.origin
     run.order.share(0, 0, rank=processes.rank, world_size=processes.world_size)
     for rank, there in enumerate(processes.gather(here)):
         if different := [key for key in here if there[key] != here[key]]:
@@ -91,7 +82,7 @@ def restore_latest(state: TrainState, run: Run, places: Path) -> str:
 
 
 def _check_network(saved: checkpoint.State, run: Run) -> None:
-    lacking = [key for key in describe_origin(run) if key not in saved]
+    lacking = [key for key in run.origin if key not in saved]
     if lacking:
         raise ModelFileError(f"lacks {lacking[0]!r}; expected a checkpoint of a run")
     try:
@@ -105,12 +96,14 @@ def _check_network(saved: checkpoint.State, run: Run) -> None:
 
 
 def _check_origin(path: Path, saved: checkpoint.State, run: Run) -> None:
-    here = describe_origin(run)
-    for key in _DATA:
+    here = run.origin
+    for key in _FIXED:
         if saved[key] != here[key]:
-            raise DatasetError(
-                f"{path}: the {key} was another when the run began",
-                hint="bring the data back as it was, or start anew in another folder",
+            kind, what = (DatasetError, "data") if key in _DATA else (ConfigError, "weights")
+            were = "were others" if key == "weights" else "was another"
+            raise kind(
+                f"{path}: the {key} {were} when the run began",
+                hint=f"bring the {what} back as it was, or start anew in another folder",
             )
     config = TrainConfig.from_json(saved["config"])
     for key in differences(config, run.config):

@@ -33,6 +33,7 @@ class Problem:
 def scan(
     sample_set: SampleSet,
     *,
+    share: slice = slice(None),
     progress: Callable[[int, int], object] | None = None,
     threads: int | None = None,
 ) -> list[Problem]:
@@ -40,6 +41,7 @@ def scan(
 
     Args:
         sample_set: The pictures.
+        share: Which of them to look at.
         progress: Called now and then with the number of pictures done and that of all.
         threads: How many decode at once; one for each core by default.
 
@@ -47,7 +49,7 @@ def scan(
         What is wrong, in the order of the set.
     """
     threads = threads or os.cpu_count() or 1
-    samples, problems = sample_set.samples, []
+    samples, problems = sample_set.samples[share], []
     with ThreadPoolExecutor(threads, thread_name_prefix="resnext-scan") as pool:
         for start in range(0, len(samples), threads * _AHEAD):
             block = samples[start : start + threads * _AHEAD]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,12 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resnext import weights
 from resnext.errors import ConfigError, DatasetError, ModelFileError
 from resnext.network import ResNeXt
 from resnext.training import dist, optim
 from resnext.training.config import TrainConfig
 from resnext.training.data import balanced_weights
 from resnext.training.dist import Processes
+from resnext.training.listing import FileSlice
 from resnext.training.order import Order
 from resnext.training.samples import SampleSet
 from resnext.zoo import create_model
@@ -134,6 +137,18 @@ class Run:
             weights=balanced_weights(self.train) if config.data.balanced else None,
         )
 
+    @functools.cached_property
+    def origin(self) -> dict[str, Any]:
+        """What a checkpoint must share with the run that goes on from it."""
+        learned_from = (self.config.model.pretrained, self.config.loss.teacher)
+        return {
+            "config": self.config.to_json(),
+            "class list": list(self.train.labels.class_names),
+            "training set": _fingerprint(self.train),
+            "test set": "" if self.test is None else _fingerprint(self.test),
+            "weights": [weights.locate(name).sha256 if name else "" for name in learned_from],
+        }
+
     @property
     def autocast(self) -> Any:
         """Context of the forward pass."""
@@ -208,6 +223,19 @@ def start(run: Run) -> TrainState:
         optimizer=optim.make_optimizer(model, config.optim),
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
     )
+
+
+def _fingerprint(samples: SampleSet) -> str:
+    """Hash names, labels and sizes: a file that was replaced has hardly ever the same size."""
+    sizes = [_size(sample.source) for sample in samples.samples]
+    return f"{samples.fingerprint}-{hashlib.sha256(repr(sizes).encode()).hexdigest()[:16]}"
+
+
+def _size(source: Any) -> int:
+    try:
+        return int(source.size if isinstance(source, FileSlice) else os.stat(source).st_size)
+    except (OSError, TypeError, ValueError):  # pixels in memory have no size on a disk
+        return -1
 
 
 def _seed(config: TrainConfig) -> None:
