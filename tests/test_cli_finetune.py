@@ -173,7 +173,7 @@ def test_full_goes_to_the_trainer(
         return SimpleNamespace(to_json=lambda: {"file": str(output)}, problems=())
 
     class Stopped(Exception):
-        """The process was asked to end."""
+        exit_code = 143
 
     module = SimpleNamespace(tune_all=tune, Stopped=Stopped)
     monkeypatch.setitem(sys.modules, "resnext.training.refine", module)

@@ -63,6 +63,9 @@ def test_a_setting_has_the_type_of_its_key(setting: str, path: str, value: objec
         ("augment.crop_area=0,1", "augment.crop_area"),
         ("augment.erase_count=0", "augment.erase_count"),
         ("precision=fp8", "expected one of"),
+        ("augment.policy=best", "expected one of 'none', 'trivial', 'rand'"),
+        ("optim.lr", "'optim.lr' has no value; expected KEY=VALUE"),
+        ("lr", "'lr' is no setting; expected KEY=VALUE"),
     ],
 )
 def test_a_setting_that_will_not_do_is_named(setting: str, said: str) -> None:
@@ -113,3 +116,12 @@ def test_differences_are_named_by_key() -> None:
 )
 def test_values_are_written_for_people(value: object, text: str) -> None:
     assert configs.show(value) == text
+
+
+def test_what_is_shown_as_none_can_be_set_so() -> None:
+    full = PLAIN.override(["augment.policy=rand", "data.test_sizes=96", "model.pretrained=starter"])
+    keys = ("augment.policy", "data.test_sizes", "model.pretrained")
+    assert all(configs.show(configs.value_of(PLAIN, key)) == "none" for key in keys)
+    assert full.override([f"{key}=none" for key in keys]) == PLAIN
+    balanced = full.override(["loss.class_weights=none"])
+    assert balanced.loss.class_weights == "none"

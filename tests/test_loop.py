@@ -687,6 +687,23 @@ def test_under_torchrun(tmp_path: Path) -> None:
     assert _check_alike(tmp_path / "one", tmp_path / "two") < 1e-6
 
 
+def test_ctrl_c_saves_and_a_second_one_ends_at_once(tmp_path: Path) -> None:
+    class Pressing(loop.Listener):
+        def stepped(self, state: Any, loss: float, run: Any) -> None:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+
+    times = 1
+    with pytest.raises(loop.Stopped, match="after step 1; a checkpoint was written") as stopped:
+        loop.fit(make(), tmp_path, listener=Pressing())
+    assert stopped.value.exit_code == 130
+    assert newest(tmp_path)["step"] == 1
+    times = 2
+    with pytest.raises(KeyboardInterrupt):
+        loop.fit(make(), tmp_path, listener=Pressing())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 @pytest.fixture(autouse=True)
 def _sigterm_is_as_it_was() -> Iterator[None]:
     before = signal.getsignal(signal.SIGTERM)

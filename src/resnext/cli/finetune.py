@@ -13,7 +13,7 @@ import click
 from resnext.cli import progress, text
 from resnext.cli.complete import complete, complete_model
 
-INPUT_FAILED, TERMINATED = 3, 143
+INPUT_FAILED = 3
 
 
 @click.command(
@@ -100,7 +100,7 @@ def _tune_all(
         return refine.tune_all(data, output, **options)
     except refine.Stopped as stopped:
         print(f"{stopped}; the same command goes on from there", file=sys.stderr)
-        raise click.exceptions.Exit(TERMINATED) from stopped
+        raise click.exceptions.Exit(stopped.exit_code) from stopped
 
 
 def _has_cuda() -> bool:

@@ -46,7 +46,9 @@ def _plain(value: object) -> str:
     if isinstance(value, dict):
         return "; ".join(f"{printable(str(key))}: {_plain(part)}" for key, part in value.items())
     # Printable: a model file of a stranger must not drive the terminal.
-    return f"{value:.2f}" if isinstance(value, float) else printable(str(value))
+    if isinstance(value, float):  # two digits after the point, or three that count
+        return f"{value:.2f}" if abs(value) >= 0.1 or not value else f"{value:.3g}"
+    return printable(str(value))
 
 
 def dump(value: Any) -> None:

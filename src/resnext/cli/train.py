@@ -12,7 +12,7 @@ import click
 from resnext.cli import text
 from resnext.cli.complete import complete, complete_model
 
-INPUT_FAILED, TERMINATED = 3, 143
+INPUT_FAILED = 3
 
 
 @click.command(
@@ -96,7 +96,7 @@ def train(
             )
         except full.Stopped as stopped:
             print(f"{stopped}; the same command goes on from there", file=sys.stderr)
-            return TERMINATED
+            return int(stopped.exit_code)
         if processes.is_first:
             print(json.dumps(outcome.to_json()) if as_json else text.pairs(outcome.summary()))
             for problem in outcome.left_out:

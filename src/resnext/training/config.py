@@ -299,7 +299,8 @@ class TrainConfig:
         for setting in settings:
             path, sign, text = setting.partition("=")
             if not sign:
-                raise ConfigError(f"{setting!r} is no setting; expected KEY=VALUE")
+                what = "has no value" if path.strip() in paths(type(self)) else "is no setting"
+                raise ConfigError(f"{setting!r} {what}; expected KEY=VALUE")
             hint = _hint_of(type(self), path.strip())
             *parents, last = path.strip().split(".")
             place = changed
@@ -445,6 +446,8 @@ def _check(hint: Any, value: Any, path: str) -> Any:
 
 
 def _parse(hint: Any, text: str, path: str) -> Any:
+    if text == "none" and text not in get_args(hint):  # as `show` writes what is empty
+        text = ""
     if get_origin(hint) is tuple:
         item = get_args(hint)[0]
         return [_parse(item, part.strip(), path) for part in text.split(",") if part.strip()]
@@ -464,7 +467,7 @@ def _parse(hint: Any, text: str, path: str) -> Any:
 
 def _describe(hint: Any) -> str:
     if get_origin(hint) is Literal:
-        return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
+        return "one of " + ", ".join(repr(choice or "none") for choice in get_args(hint))
     if get_origin(hint) is tuple:
         return f"a list of {_describe(get_args(hint)[0])}"
     return {int: "a whole number", float: "a number", bool: "true or false"}.get(hint, "a text")

@@ -154,6 +154,7 @@ def _collate(items: list[tuple[Tensor, Tensor] | Unreadable]) -> Batch | Unreada
 
 def _init_worker(_index: int) -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C comes to all; see below
     # Job systems send SIGTERM to all processes at once, and the training process still needs
     # its workers for the step after which it saves: they end when that one says so.
     if hasattr(signal, "sigwaitinfo"):

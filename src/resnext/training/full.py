@@ -109,7 +109,7 @@ def run(
         TrainingError: The loss is no longer a number, the folder's run was another one, or not
             all processes see the same folder.
         OutputError: A file cannot be written.
-        Stopped: SIGTERM came; a checkpoint was written.
+        Stopped: SIGTERM or Ctrl-C came; a checkpoint was written.
     """
     processes = processes or Processes()
     begun = _agree_on_folder(folder, processes)
@@ -133,6 +133,11 @@ def run(
         )
     )
     notes.say(*data.notes)
+    schedule = config.schedule
+    if schedule.warmup_epochs >= schedule.epochs:
+        notes.say(f"the learning rate only rises: {schedule.epochs} epochs, of which"
+                  f" {schedule.warmup_epochs:g} are warm-up; try schedule.warmup_epochs="
+                  f"{schedule.epochs // 5}")  # fmt: skip
     if recipes.is_published(this.config.recipe):
         notes.say(*deviations)
     log = RunLog(
@@ -224,8 +229,10 @@ def check(config: TrainConfig, data: Data) -> None:
     """
     arch.parse(config.model.architecture)
     count, batch_size = len(data.train), config.optim.batch_size
+    if batch_size < 2:
+        raise ConfigError("optim.batch_size is 1; expected at least 2, which batch norm needs")
     if count < batch_size:
-        fits = 2 ** max(int(math.log2(count)) - 3, 0)  # at least 8 steps an epoch
+        fits = 2 ** max(int(math.log2(count)) - 3, 1)  # at least 8 steps an epoch if it can be
         raise ConfigError(
             f"optim.batch_size is {batch_size}, and there are {count} training pictures",
             hint=f"try --batch-size {fits}",

@@ -32,6 +32,7 @@ from resnext.training.state import Run, TrainState
 BEST, LAST = "best.safetensors", "last.safetensors"
 CURVES, BATCH = "curves.png", "batch.png"
 
+_ESTIMATE_AFTER = 20  # steps, where there is no terminal
 _BETWEEN_LINES = 0.2  # seconds between changes of the line on a terminal
 _BETWEEN_CURVES = 30.0  # seconds; drawing takes half of one
 
@@ -84,6 +85,9 @@ class RunLog(Listener):
         records.trim(self.folder / records.METRICS, state.epoch)
         self._provenance["dataset"] = {key: data[key] for key in data if key != "classes"}
         self._board = _open_board(self.folder, state.step)
+        self.say(f"{run.config.model.architecture} on {run.processes.device.type}:"
+                 f" {len(run.train):,} pictures, {run.order.steps:,} steps an epoch,"
+                 f" {run.config.schedule.epochs} epochs")  # fmt: skip
         if state.step:
             self.say(f"going on after step {state.step:,} of {num_steps(run):,}")
         if not (self.folder / BATCH).exists() or not state.step:
@@ -170,6 +174,9 @@ class Talk:
         """Show a step, on a terminal."""
         self._step = step
         now = time.monotonic()
+        if not self._terminal and step - self._first == _ESTIMATE_AFTER:
+            rate = _ESTIMATE_AFTER * self._batch_size / max(now - self._began, 1e-9)
+            self.say(f"{rate:,.0f} images/s at first: about {self._left()} left")
         if not self._terminal or now - self._shown < _BETWEEN_LINES:
             return
         self._shown = now

@@ -13,7 +13,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -29,6 +29,8 @@ from resnext.training.feed import Pictures, feed, naming_lost_workers
 from resnext.training.resume import check_alike, restore_latest
 from resnext.training.score import Scores, evaluate
 from resnext.training.state import Run, TrainState, start
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def train_step(state: TrainState, pixels: Tensor, labels: Tensor, run: Run) -> float:
@@ -198,7 +200,7 @@ def fit(
         ModelFileError: There are checkpoints, and none can be used.
         OutputError: A checkpoint cannot be written; the last one is as it was.
         TrainingError: The loss is no longer a number, or another process was lost.
-        Stopped: SIGTERM came; a checkpoint was written.
+        Stopped: SIGTERM or Ctrl-C came; a checkpoint was written.
     """
     listener = listener or Listener()
     places = folder / "checkpoints"
@@ -214,8 +216,8 @@ def fit(
             augment.TrainTransform(run.config.data, run.config.augment),
             cache=run.config.data.cache,
         )
-        with _catching_sigterm() as stopped:
-            saver = _Saver(run, places, stopped, keep=keep, seconds=checkpoint_seconds)
+        with _catching_signals() as came:
+            saver = _Saver(run, places, came, keep=keep, seconds=checkpoint_seconds)
             while not _is_done(state, run):
                 began = time.monotonic()
                 images_per_s = _train(state, run, pictures, listener, saver)
@@ -276,9 +278,9 @@ class _Saver:
     """Writes checkpoints: after epochs, after a time, and before the process is ended."""
 
     def __init__(
-        self, run: Run, places: Path, stopped: Callable[[], bool], *, keep: int, seconds: float
+        self, run: Run, places: Path, came: set[int], *, keep: int, seconds: float
     ) -> None:
-        self.run, self.places, self.stopped = run, places, stopped
+        self.run, self.places, self.came = run, places, came
         self.keep, self.seconds = keep, seconds
         self.origin = run.origin
         self.saved = time.monotonic()
@@ -293,14 +295,15 @@ class _Saver:
             due: Whether to save in any case.
 
         Raises:
-            Stopped: SIGTERM came to a process.
+            Stopped: A signal came to a process.
         """
         late = time.monotonic() - self.saved > self.seconds
-        stop, save = self.run.processes.any(self.stopped(), late)
-        if stop or save or due:
+        *stop, save = self.run.processes.any(*(number in self.came for number in _SIGNALS), late)
+        if any(stop) or save or due:
             self._save(state)
-        if stop:
-            raise Stopped(state.step)
+        for number, stops in zip(_SIGNALS, stop, strict=True):
+            if stops:
+                raise Stopped(state.step, number)
 
     def _save(self, state: TrainState) -> None:
         processes = self.run.processes
@@ -312,35 +315,41 @@ class _Saver:
 
 
 class Stopped(Exception):
-    """SIGTERM came, and a checkpoint was written.
+    """A signal came, and a checkpoint was written.
 
     Args:
         step: Steps done.
+        signal_number: SIGTERM, or SIGINT for Ctrl-C.
     """
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, signal_number: int = signal.SIGTERM) -> None:
         super().__init__(f"stopped after step {step}; a checkpoint was written")
         self.step = step
+        self.exit_code = 128 + signal_number
 
 
 @contextlib.contextmanager
-def _catching_sigterm() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether SIGTERM came, instead of ending the process."""
-    came = False
+def _catching_signals() -> Iterator[set[int]]:
+    """Collect the signals that came, instead of ending the process; a second one ends it."""
+    came: set[int] = set()
+    before: dict[int, Any] = {}
 
-    def remember(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal came
-        came = True
+    def remember(number: int, frame: FrameType | None) -> None:
+        if number in came and number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        came.add(number)
 
     try:
-        before = signal.signal(signal.SIGTERM, remember)
+        for one in _SIGNALS:
+            before[one] = signal.signal(one, remember)
     except ValueError:  # not in the main thread, where signals are not heard
-        yield lambda: False
+        yield came
         return
     try:
-        yield lambda: came
+        yield came
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        for one, handler in before.items():
+            signal.signal(one, handler or signal.SIG_DFL)
 
 
 def _no_sync(parallel: nn.Module) -> Any:

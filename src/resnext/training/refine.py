@@ -109,7 +109,7 @@ def tune_all(
         DatasetError: The pictures cannot be used.
         ModelNotFoundError: Nothing has the model's name.
         OutputError: A file cannot be written.
-        Stopped: SIGTERM came; a checkpoint was written.
+        Stopped: SIGTERM or Ctrl-C came; a checkpoint was written.
     """
     started = time.monotonic()
     check_output(path, force=force)
