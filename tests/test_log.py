@@ -119,7 +119,7 @@ def test_a_line_an_epoch_where_nobody_watches(tmp_path: Path) -> None:
     said = io.StringIO()
     train(tmp_path, stream=said)
     begin, first, second = said.getvalue().splitlines()
-    assert begin == "resnext29_2x4d on cpu: 26 pictures, 6 steps an epoch, 2 epochs"
+    assert begin == "resnext29_1x1d on cpu: 26 pictures, 6 steps an epoch, 2 epochs"
     assert first.startswith("epoch 1/2:  loss ")
     assert "% (best)" in first
     assert first.endswith(" left")

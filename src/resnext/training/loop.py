@@ -332,7 +332,7 @@ class Stopped(Exception):
 def _catching_signals() -> Iterator[set[int]]:
     """Collect the signals that came, instead of ending the process; a second one ends it."""
     came: set[int] = set()
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
 
     def remember(number: int, frame: FrameType | None) -> None:
         if number in came and number == signal.SIGINT:
