@@ -197,7 +197,7 @@ def fit_temperature(logits: Logits, targets: Integers, weights: Floats | None = 
         if place in tried:
             place = (low + high) / 2
         tried.add(place)
-    return math.exp(-place)
+    return min(max(math.exp(-place), MIN_TEMPERATURE), MAX_TEMPERATURE)
 
 
 def _slope(

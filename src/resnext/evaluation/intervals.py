@@ -128,7 +128,15 @@ def class_averages(
         redrawn = _count(counts, strata, answered, num_classes)
         return metrics.average_arrays(redrawn, labels=labels)
 
-    return bootstrap(statistic, pictures, strata, draws=draws, seed=seed, confidence=confidence)
+    return bootstrap(
+        statistic,
+        pictures,
+        strata,
+        bounds=(0, 1),
+        draws=draws,
+        seed=seed,
+        confidence=confidence,
+    )
 
 
 def class_average_differences(
@@ -160,7 +168,15 @@ def class_average_differences(
         )
         return {name: b[name] - a[name] for name in a}
 
-    return bootstrap(statistic, pictures, strata, draws=draws, seed=seed, confidence=confidence)
+    return bootstrap(
+        statistic,
+        pictures,
+        strata,
+        bounds=(-1, 1),
+        draws=draws,
+        seed=seed,
+        confidence=confidence,
+    )
 
 
 def bootstrap(
@@ -168,11 +184,19 @@ def bootstrap(
     pictures: Integers,
     strata: Integers,
     *,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
     draws: int = DRAWS,
     seed: int = 0,
     confidence: float = CONFIDENCE,
 ) -> dict[str, Interval]:
     """Compute intervals by drawing the pictures again, within each stratum.
+
+    The interval is that of the percentiles (Efron and Tibshirani, 1993, chapter 13), moved
+    down by twice the bias that the draws show: once for theirs, once for the sample's, which
+    is about the same. Without it macro precision of 200 classes of 10 pictures each, which
+    few pictures make look better than it is, is inside only 36 % of the time.
+
+    A figure that no draw can change, as where all answers are right, has no width.
 
     Args:
         statistic: Takes (B, M) numbers of pictures in each cell, and returns (B,) values of
@@ -180,6 +204,7 @@ def bootstrap(
         pictures: (M,) number of equal pictures in each cell: 1 each, if none are equal.
         strata: (M,) which stratum each cell belongs to, in ascending order; the number of
             pictures of each stays what it is.
+        bounds: Between which the figures are.
         draws: How many times, at least 100.
         seed: Of the draws.
         confidence: More than 0 and less than 1.
@@ -191,11 +216,13 @@ def bootstrap(
     if draws < 100:
         raise ConfigError(f"draws is {draws}; expected at least 100")
     quantile(confidence)
+    seen = statistic(pictures[None])
     parts = [statistic(counts) for counts in _redraw(pictures, strata, draws=draws, seed=seed)]
-    ends = (1 - confidence) / 2, (1 + confidence) / 2
     found = {}
-    for name in parts[0]:
-        low, high = np.quantile(np.concatenate([part[name] for part in parts]), ends)
+    for name, (value,) in seen.items():
+        values = np.concatenate([part[name] for part in parts])
+        ends = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+        low, high = np.clip(ends - 2 * (values.mean() - value), *bounds)
         found[name] = Interval(low=float(low), high=float(high), confidence=confidence)
     return found
 
