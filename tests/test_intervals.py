@@ -79,7 +79,8 @@ def truth(chances: npt.NDArray[np.float64]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("num_classes", "each", "trials", "missing"), [(4, 40, 400, 0.02), (60, 10, 100, 0.09)]
+    ("num_classes", "each", "trials", "missing"),
+    [(4, 40, 150, 0.02), pytest.param(60, 10, 300, 0.06, marks=pytest.mark.slow)],
 )
 def test_intervals_of_averages_hold_them_as_often_as_promised(
     num_classes: int, each: int, trials: int, missing: float
@@ -133,7 +134,7 @@ def test_the_draws_are_those_of_the_seed_and_keep_the_size_of_each_class() -> No
         for seed in (0, 0, 1)
     )
     assert first == again != other
-    assert first["weighted_f1"] == pytest.approx(first["macro_f1"])
+    assert first["weighted_f1"].low == pytest.approx(first["macro_f1"].low)  # of equal sizes
     # Of 30 pictures a class the recall that counts classes is that which counts pictures.
     accuracy = intervals.wilson(int((answers == targets).sum()), 120)
     found = first["balanced_accuracy"]

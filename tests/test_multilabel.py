@@ -44,7 +44,7 @@ def compare(logits: Logits, targets: Booleans, *, threshold: float = 0.5) -> Non
 
 
 @given(st.data(), st.integers(1, 20), st.integers(2, 5))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_scores_are_scikit_learns(data: st.DataObject, pictures: int, num_classes: int) -> None:
     shape = pictures, num_classes
     few = st.sampled_from([-2.0, -0.5, 0.25, 3.0])  # with many ties
