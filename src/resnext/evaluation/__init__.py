@@ -1,1 +1,1 @@
-"""How good a model is, as pure functions of arrays: figures and their intervals."""
+"""How good a model is: figures and their intervals, from arrays."""
