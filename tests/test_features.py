@@ -307,3 +307,11 @@ def test_models_share_features_if_they_differ_in_the_last_layer_only(
     classifier = open_classifier(tiny)
     classifier.engine.precision = "bf16"
     assert open_store(classifier, weights.read_tensors(classifier.local)).folder != own
+
+
+def test_copies_have_the_same_number() -> None:
+    keys = (b"b" * 32, b"a" * 31 + b"\0", b"b" * 32, b"a" * 32)
+    rows, none = np.zeros((4, 2), np.float32), np.zeros(4, bool)
+    table = FeatureTable(keys=keys, rows=rows, labels=np.arange(4), held_out=none)
+    assert table.number().tolist() == [0, 1, 0, 2]
+    assert (table + table).number().tolist() == [0, 1, 0, 2] * 2

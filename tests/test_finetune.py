@@ -132,6 +132,33 @@ def test_without_pictures_held_out_the_cross_validation_counts(
     assert dict(tuned.summary())["cross-validated top-1"] == "100.00 %, 45 of 45 pictures"
 
 
+def test_copies_do_not_make_the_cross_validation_look_better(
+    network: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    """Two classes of all colors: what is right was seen before."""
+    for color in ("red", "green", "blue"):
+        for number in range(15):
+            place = tmp_path / "data" / ("even", "odd")[number % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            for copy in range(3):
+                name = f"{number:04d}.png"
+                shutil.copy(folder / color / name, place / f"{color}-{copy}-{name}")
+    data = open_data(tmp_path / "data", val_share=0)
+    tuned = tune_head(network, data, tmp_path / "a.safetensors")
+    assert tuned.document.metrics["pictures"] == 135
+    assert tuned.document.metrics["top1"] < 70
+
+
+def test_a_class_of_one_picture_many_times_is_refused(
+    network: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for number in range(1, 15):
+        shutil.copy(copy / "red" / "0000.png", copy / "red" / f"{number:04d}.png")
+    with pytest.raises(DatasetError, match=r"red \(1\); expected at least 2 different ones"):
+        tune_head(network, open_data(copy), tmp_path / "a.safetensors")
+
+
 def test_a_class_is_added_without_the_pictures_of_the_others(
     network: Classifier, folder: Path, tmp_path: Path
 ) -> None:
@@ -282,6 +309,7 @@ def test_balanced_weights_reach_the_head(
     monkeypatch.setattr(finetune, "fit_head", spy)
     path = tmp_path / "a.safetensors"
     tuned = tune_head(network, open_data(folder), path, class_weights="balanced", seed=3)
+    assert given.pop("copies").tolist() == list(range(36))
     assert given == {"num_classes": 3, "class_weights": "balanced", "seed": 3}
     assert tuned.document.provenance["class_weights"] == "balanced"
 

@@ -72,6 +72,11 @@ class FeatureTable:
             held_out=np.concatenate([self.held_out, other.held_out]),
         )
 
+    def number(self) -> NDArray[np.int64]:
+        """Return (N,) numbers, the same for pictures with the same bytes."""
+        numbers: dict[bytes, int] = {}
+        return np.array([numbers.setdefault(key, len(numbers)) for key in self.keys], np.int64)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extraction:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,7 +162,8 @@ def tune_head(
 
     Raises:
         ConfigError: An option will not do, or a class to add is there already.
-        DatasetError: The pictures cannot be used, or a class has fewer than 2 to learn from.
+        DatasetError: The pictures cannot be used, or a class has fewer than 2 different ones to
+            learn from.
         OutputError: The file cannot be written.
     """
     start = time.perf_counter()
@@ -316,18 +318,21 @@ def _empty(store: FeatureStore) -> FeatureTable:
 
 
 def _check_counts(table: FeatureTable, labels: Labels, problems: tuple[Problem, ...]) -> None:
-    counts = np.bincount(table.labels[~table.held_out], minlength=len(labels))
+    pairs = zip(table.labels.tolist(), table.keys, table.held_out, strict=True)
+    learned = {(label, key) for label, key, held_out in pairs if not held_out}
+    counts = Counter(label for label, _ in learned)
     poor = [
-        f"{name} ({count})"
-        for name, count in zip(labels.class_names, counts.tolist(), strict=True)
-        if count < 2
+        f"{name} ({counts[label]})"
+        for label, name in enumerate(labels.class_names)
+        if counts[label] < 2
     ]
     if not poor:
         return
     unread = [str(problem) for problem in problems]
     why = f"; {len(unread)} could not be read: {few(unread)}" if unread else ""
     raise DatasetError(
-        f"too few pictures to learn from: {few(poor)}; expected at least 2 of each class{why}",
+        f"too few pictures to learn from: {few(poor)}; expected at least 2 different ones of each"
+        f" class{why}",
         hint="add pictures, or remove the class; --val-share 0 keeps none of them to measure on",
     )
 
@@ -343,6 +348,7 @@ def _fit(
         num_classes=num_classes,
         class_weights=class_weights,
         seed=seed,
+        copies=table.number()[learned],
     )
     stored = head.weight.astype(STORAGE_DTYPES[dtype]).astype(np.float32)
     head = replace(head, weight=stored)
