@@ -1,8 +1,8 @@
 """Labelled pictures in tar files as WebDataset writes them.
 
-`KEY.jpg` belongs to `KEY.cls`, and so does `KEY.any.jpg`. Only headers and labels are read here; a picture is read
-where it lies when it is needed, so shards serve in any order, like files. Headers are parsed
-here because Python's tarfile takes three times as long.
+`KEY.jpg` belongs to `KEY.cls`, and so does `KEY.any.jpg`. Only headers and labels are
+read here; a picture is read where it lies when it is needed, so shards serve in any order, like
+files. Headers are parsed here because Python's tarfile takes three times as long.
 """
 
 from __future__ import annotations
