@@ -117,6 +117,24 @@ def test_classes_are_added_with_and_without_data(
     assert "--add-class b" in capsys.readouterr().err
 
 
+def test_options_that_are_not_given_are_those_the_file_was_made_with(
+    photos: Path, tiny: str, tmp_path: Path
+) -> None:
+    testing.write_pictures(tmp_path, classes=("blue",), per_class=10)
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    made = ("--seed", "5", "--val-share", "0.4", "--class-weights", "balanced")
+    assert run(photos, "-o", first, *made, tiny=tiny) == 0
+    for given, expected in (
+        ((), (5, "balanced", 6)),
+        (("--seed", "0", "--val-share", "0.2", "--class-weights", "none"), (0, "none", 8)),
+    ):
+        added = ("--add-class", "blue", tmp_path / "blue", "--force")
+        assert run("-o", second, *added, *given, tiny=str(first)) == 0
+        document, _ = modelfile.verify(second)
+        how = document.provenance["seed"], document.provenance["class_weights"]
+        assert (*how, document.metrics["class_learned"][2]) == expected
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -90,6 +90,19 @@ def test_a_given_part_is_used_and_aligned_by_name(parts: Path) -> None:
     assert "seed" not in opened.split
 
 
+@pytest.mark.parametrize("most", [0, 200_000])
+def test_a_class_without_a_picture_in_a_given_part_is_told(
+    parts: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(data, "_LOOK_FOR_COPIES", most)
+    expected = ("classes without a picture to validate on: blue",)
+    assert open_data(parts).notes == expected
+    (parts / "val" / "blue").mkdir()
+    assert open_data(parts).notes == expected
+    testing.write_pictures(parts / "val", classes=("blue",), per_class=1, size=16, seed=2)
+    assert open_data(parts).notes == ()
+
+
 def test_a_class_only_in_val_is_an_error_that_names_it(parts: Path) -> None:
     testing.write_pictures(parts / "val", classes=("pink",), per_class=1)
     with pytest.raises(
@@ -128,6 +141,7 @@ def test_copies_in_given_parts_are_told(parts: Path, monkeypatch: Any) -> None:
     assert opened.split["copies"] == 1
     assert opened.notes == (
         "1 pictures to validate on are in train as well: val/red/x.png = train/red/0002.png",
+        "classes without a picture to validate on: blue",
     )
     shutil.copy(parts / "train" / "red" / "0002.png", parts / "val" / "green" / "y.png")
     assert open_data(parts).notes[1].endswith("otherwise: val/green/y.png = train/red/0002.png")

@@ -219,6 +219,26 @@ def test_the_oldest_go_when_there_are_too_many(tmp_path: Path) -> None:
     assert b"n" * 32 in FeatureStore(tmp_path, 8)
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_another_process_may_remove_the_rows_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    listed = features._oldest_first
+
+    def remove_then_list(folder: Path) -> list[Path]:
+        found = listed(folder)
+        for path in found:
+            path.unlink()
+        return found[: kept * len(found)]
+
+    store = FeatureStore(tmp_path, 8)
+    monkeypatch.setattr(features, "_oldest_first", remove_then_list)
+    store.add(b"k" * 32, np.ones(8, np.float32))
+    store.flush()
+    assert not list(tmp_path.iterdir())
+    np.testing.assert_array_equal(store[b"k" * 32], 1)
+
+
 def test_processes_may_share_a_folder(tmp_path: Path) -> None:
     first, second = FeatureStore(tmp_path, 2), FeatureStore(tmp_path, 2)
     for store, key in ((first, b"1" * 32), (second, b"2" * 32), (first, b"3" * 32)):
@@ -287,3 +307,11 @@ def test_models_share_features_if_they_differ_in_the_last_layer_only(
     classifier = open_classifier(tiny)
     classifier.engine.precision = "bf16"
     assert open_store(classifier, weights.read_tensors(classifier.local)).folder != own
+
+
+def test_copies_have_the_same_number() -> None:
+    keys = (b"b" * 32, b"a" * 31 + b"\0", b"b" * 32, b"a" * 32)
+    rows, none = np.zeros((4, 2), np.float32), np.zeros(4, bool)
+    table = FeatureTable(keys=keys, rows=rows, labels=np.arange(4), held_out=none)
+    assert table.number().tolist() == [0, 1, 0, 2]
+    assert (table + table).number().tolist() == [0, 1, 0, 2] * 2

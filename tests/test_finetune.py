@@ -16,13 +16,14 @@ import pytest
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed: resnext[finetune]")
 
-from resnext import modelfile, predictions, testing
+from resnext import modelfile, predictions, testing, weights
 from resnext.classifier import Classifier
 from resnext.errors import ConfigError, DatasetError, OutputError
 from resnext.hub import cache
 from resnext.predictions import Labels
 from resnext.training import finetune
 from resnext.training.data import Data, open_data
+from resnext.training.features import open_store
 from resnext.training.finetune import Tuned, check_output, tune_head
 from resnext.training.samples import SampleSet
 
@@ -132,6 +133,33 @@ def test_without_pictures_held_out_the_cross_validation_counts(
     assert dict(tuned.summary())["cross-validated top-1"] == "100.00 %, 45 of 45 pictures"
 
 
+def test_copies_do_not_make_the_cross_validation_look_better(
+    network: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    """Two classes of all colors: what is right was seen before."""
+    for color in ("red", "green", "blue"):
+        for number in range(15):
+            place = tmp_path / "data" / ("even", "odd")[number % 2]
+            place.mkdir(parents=True, exist_ok=True)
+            for copy in range(3):
+                name = f"{number:04d}.png"
+                shutil.copy(folder / color / name, place / f"{color}-{copy}-{name}")
+    data = open_data(tmp_path / "data", val_share=0)
+    tuned = tune_head(network, data, tmp_path / "a.safetensors")
+    assert tuned.document.metrics["pictures"] == 135
+    assert tuned.document.metrics["top1"] < 70
+
+
+def test_a_class_of_one_picture_many_times_is_refused(
+    network: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for number in range(1, 15):
+        shutil.copy(copy / "red" / "0000.png", copy / "red" / f"{number:04d}.png")
+    with pytest.raises(DatasetError, match=r"red \(1\); expected at least 2 different ones"):
+        tune_head(network, open_data(copy), tmp_path / "a.safetensors")
+
+
 def test_a_class_is_added_without_the_pictures_of_the_others(
     network: Classifier, folder: Path, tmp_path: Path
 ) -> None:
@@ -176,6 +204,74 @@ def test_a_class_beside_the_data_is_as_one_more_folder(
         network, open_data(folder, val_share=0), tmp_path / "c.safetensors", added=added
     )
     assert none.num_held_out == 0
+
+
+def _parts(network: Classifier, tuned: Tuned) -> set[tuple[str, bytes, bool]]:
+    store = open_store(network, weights.read_tensors(network.local))
+    table = store.load_set(tuned.document.provenance["dataset"]["set"])
+    assert table is not None
+    names = [tuned.document.labels.class_names[label] for label in table.labels]
+    return set(zip(names, table.keys, table.held_out.tolist(), strict=True))
+
+
+def test_a_class_is_added_as_the_file_was_made_unless_told_otherwise(
+    network: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    pink = [("pink", folder.parent / "pink")]
+    whole = shutil.copytree(folder, tmp_path / "whole")
+    shutil.copytree(folder.parent / "pink", whole / "pink")
+    split: dict[str, Any] = {"seed": 5, "val_share": 0.4}
+    fit: dict[str, Any] = {"seed": 5, "class_weights": "balanced"}
+    first = tune_head(network, open_data(folder, **split), tmp_path / "first.safetensors", **fit)
+    at_once = tune_head(network, open_data(whole, **split), tmp_path / "whole.safetensors", **fit)
+    beside = tune_head(
+        network, open_data(folder, **split), tmp_path / "beside.safetensors", added=pink, **fit
+    )
+    with Classifier(first.path, precision="fp32") as classifier:
+        more = tune_head(classifier, None, tmp_path / "more.safetensors", added=pink)
+        other = tune_head(
+            classifier,
+            None,
+            tmp_path / "other.safetensors",
+            added=pink,
+            seed=1,
+            val_share=0.2,
+            class_weights="none",
+        )
+    for tuned in (at_once, beside, more):
+        provenance = tuned.document.provenance
+        assert (provenance["seed"], provenance["class_weights"]) == (5, "balanced")
+        assert tuned.document.metrics["class_learned"] == [9, 9, 9, 9]
+        assert _parts(network, tuned) == _parts(network, at_once)
+    assert other.document.metrics["class_learned"] == [9, 9, 9, 12]
+    provenance = other.document.provenance
+    assert (provenance["seed"], provenance["class_weights"]) == (1, "none")
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"seed": -1}, "seed is -1; expected a whole number"),
+        ({"seed": "x"}, "seed is 'x'"),
+        ({"dataset": {"split": {"val_share": 1}}}, "val_share is 1; expected 0 to below 1"),
+        ({"dataset": {"split": {"seed": None}}}, "split_seed is None"),
+        ({"class_weights": "some"}, "class_weights is 'some'"),
+    ],
+)
+def test_what_a_file_says_of_its_making_is_not_trusted(
+    pets: Tuned, folder: Path, tmp_path: Path, made: dict[str, Any], message: str
+) -> None:
+    document, tensors = modelfile.read(pets.path)
+    before = document.provenance
+    dataset = {**before["dataset"], **made.get("dataset", {})}
+    changed = dataclasses.replace(document, provenance={**before, **made, "dataset": dataset})
+    modelfile.write(tmp_path / "odd.safetensors", changed, tensors, dtype="float16")
+    added = [("pink", folder.parent / "pink")]
+    with (
+        Classifier(tmp_path / "odd.safetensors", precision="fp32") as classifier,
+        pytest.raises(ConfigError, match=message),
+    ):
+        tune_head(classifier, None, tmp_path / "out.safetensors", added=added)
 
 
 def test_adding_to_what_was_not_made_here_asks_for_the_pictures(
@@ -282,6 +378,7 @@ def test_balanced_weights_reach_the_head(
     monkeypatch.setattr(finetune, "fit_head", spy)
     path = tmp_path / "a.safetensors"
     tuned = tune_head(network, open_data(folder), path, class_weights="balanced", seed=3)
+    assert given.pop("copies").tolist() == list(range(36))
     assert given == {"num_classes": 3, "class_weights": "balanced", "seed": 3}
     assert tuned.document.provenance["class_weights"] == "balanced"
 

@@ -168,6 +168,11 @@ def test_a_teacher_is_learned_from(tmp_path: Path) -> None:
             {"train": runs.pictures(26, multi_label=True)},
             "(?s)several labels.*--set loss.kind=bce",
         ),
+        (
+            ["loss.kind=bce", "loss.teacher=starter", "loss.distill_weight=0.5"],
+            {"train": runs.pictures(26, multi_label=True)},
+            "several labels, and loss.teacher is 'starter', .* for one label each",
+        ),
         (["patience=3"], {"val": None}, "patience is 3, and there are no pictures to validate on"),
         (["data.test_sizes=16"], {"val": None}, r"data.test_sizes is \(16,\), and there are no"),
         (

@@ -115,6 +115,41 @@ def test_the_same_seed_gives_the_same_bits_and_another_other_folds() -> None:
     assert first.out_of_fold.nll != other.out_of_fold.nll
 
 
+def test_a_copy_of_a_picture_is_not_learned_from_to_answer_it() -> None:
+    """Labels without reason: only who has seen a picture can be right more often than not."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 200)).astype(np.float32)
+    labels = np.arange(60) % 2
+    twice, copies = np.r_[0:60, 0:60], np.r_[0:60, 0:60]
+    leaky = fit_head(features[twice], labels[twice], num_classes=2).out_of_fold
+    assert leaky.right > 100
+    honest = fit_head(features[twice], labels[twice], num_classes=2, copies=copies).out_of_fold
+    assert honest.pictures == 120
+    assert honest.right < 80
+    assert honest.nll == pytest.approx(np.log(2), abs=0.05)
+
+
+def test_without_copies_the_folds_are_what_they_were() -> None:
+    features, labels = clouds(spread=3)
+    first = fit_head(features, labels, num_classes=3, seed=2)
+    other = fit_head(features, labels, num_classes=3, seed=2, copies=np.arange(90)[::-1] + 5)
+    np.testing.assert_array_equal(first.weight, other.weight)
+    assert (first.temperature, first.out_of_fold) == (other.temperature, other.out_of_fold)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_class_is_in_two_folds_whatever_the_labels_of_copies(seed: int) -> None:
+    """Classes of two pictures each, most of which are in another class as well."""
+    rng = np.random.default_rng(seed)
+    copies = np.array([rng.choice(6, 2, replace=False) for _ in range(12)]).reshape(-1)
+    labels = np.repeat(np.arange(12), 2)
+    folds = head._deal(labels, copies, rng)
+    assert folds.min() >= 0 and folds.max() < head.FOLDS
+    assert all(len(set(folds[labels == label])) == 2 for label in range(12))
+    alone = head._deal(copies, copies, rng)  # of one label each: no copy is elsewhere
+    assert all(len(set(alone[copies == number])) == 1 for number in copies)
+
+
 def test_balanced_weights_help_the_rare_class() -> None:
     features, labels = clouds(classes=2, each=300, width=4, spread=3)
     kept = np.r_[0:300, 300:312]
@@ -134,8 +169,10 @@ def test_balanced_weights_help_the_rare_class() -> None:
 def test_two_pictures_a_class_are_enough_and_one_is_not() -> None:
     features, labels = clouds(each=2)
     assert fit_head(features, labels, num_classes=3).out_of_fold.pictures == 6
-    with pytest.raises(DatasetError, match=r"classes \[2\] have fewer than 2 pictures"):
+    with pytest.raises(DatasetError, match=r"classes \[2\] have fewer than 2 different pictures"):
         fit_head(features[:5], labels[:5], num_classes=3)
+    with pytest.raises(DatasetError, match=r"classes \[0\] have fewer than 2 different pictures"):
+        fit_head(features, labels, num_classes=3, copies=np.array([7, 7, 1, 2, 3, 4]))
     with pytest.raises(DatasetError, match="only one class"):
         fit_head(features[:2], labels[:2], num_classes=1)
 
@@ -146,6 +183,8 @@ def test_options_are_checked() -> None:
         fit_head(features, labels, num_classes=3, class_weights="equal")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match=r"labels \(89,\)"):
         fit_head(features, labels[1:], num_classes=3)
+    with pytest.raises(ConfigError, match=r"copies are \(2,\); expected \(90,\)"):
+        fit_head(features, labels, num_classes=3, copies=np.arange(2))
 
 
 def test_features_that_are_all_the_same_give_even_chances() -> None:
@@ -162,6 +201,9 @@ def test_of_many_pictures_a_share_of_each_class_is_cross_validated(
     kept = np.r_[0:200, 200:203]  # 100, 100 and 3
     found = fit_head(features[kept], labels[kept], num_classes=3)
     assert found.out_of_fold.class_pictures == (24, 24, 2)
+    copies = np.r_[0:200, 200, 201, 201]
+    for seed in range(5):  # of the two that are chosen, none is the other's copy
+        fit_head(features[kept], labels[kept], num_classes=3, copies=copies, seed=seed)
 
 
 def test_score_counts_as_predictions_are_made() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from runs import finish, make, one_thread, pictures  # noqa: F401
 
 from resnext import images, preprocess
 from resnext.training import augment, dist
+from resnext.training.samples import SampleSet
 from resnext.training.score import Scores, evaluate
 from resnext.training.state import Run, start
 
@@ -62,8 +64,27 @@ def test_several_labels_count_if_the_best_answer_is_one_of_them() -> None:
     model = start(run).model
     torch.nn.init.zeros_(model.fc.weight)
     model.fc.bias.data = torch.tensor([0.0, 2.0, 1.0])
-    # Pictures have no label, the first, or the first two: the best answer is in a third of them.
-    assert evaluate(model, run).top1 == pytest.approx(100 / 3)
+    # Pictures have no label, the first, or the first two: the best answer is in half of the others.
+    scores = evaluate(model, run, batch_size=2)
+    assert scores.top1 == pytest.approx(50)
+    assert scores.pictures == 6
+    logits = model.fc.bias.detach()
+    shares = torch.tensor([[1.0, 0, 0], [0.5, 0.5, 0]])
+    expected = torch.nn.functional.cross_entropy(logits.expand(2, 3), shares)
+    assert scores.loss == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_a_network_that_is_right_reaches_100_beside_pictures_without_a_label() -> None:
+    test = pictures(7, seed=1, multi_label=True)
+    run = make("loss.kind=bce", train=pictures(26, multi_label=True), test=test)
+    model = start(run).model
+    torch.nn.init.zeros_(model.fc.weight)
+    model.fc.bias.data = torch.tensor([2.0, 1.0, 0.0])  # each label there is has the first class
+    assert evaluate(model, run).top1 == evaluate(model, run).top5 == 100
+    none = [sample for sample in test.samples if not sample.labels]
+    alone = replace(run, test=SampleSet(samples=none, labels=test.labels, multi_label=True))
+    scores = evaluate(model, alone)
+    assert (scores.pictures, scores.loss, scores.top1, scores.top5) == (3, 0, 0, 0)
 
 
 def _evaluate_apart(folder: Path, count: int) -> None:

@@ -156,8 +156,63 @@ def test_what_is_no_json_is_named(tmp_path: Path) -> None:
 
 def test_two_pictures_of_a_key_are_refused(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.tar", {"k.jpg": "", "k.png": "", "k.cls": "1"})
-    with pytest.raises(DatasetError, match="k has two pictures"):
+    with pytest.raises(DatasetError, match=r"k has 2 pictures: k\.jpg, k\.png; expected one"):
         _read(path)
+
+
+def test_the_last_ending_says_what_a_file_is(tmp_path: Path) -> None:
+    members = {
+        "006.image.jpg": "",
+        "006.cls": "3",
+        "photo.v2.JPG": "",
+        "photo.v2.cls": "4",
+        "other.image.png": "",
+        "other.meta.json": '{"label": "cat"}',
+        "whole.jpg": "",
+        "whole.mask.png": "",
+        "whole.mask.cls": "0",
+        "whole.cls": "5",
+    }
+    assert _read(_write(tmp_path / "a.tar", members)) == {
+        "a.tar/006.image.jpg": ("3",),
+        "a.tar/photo.v2.JPG": ("4",),
+        "a.tar/other.image.png": ("cat",),
+        "a.tar/whole.jpg": ("5",),
+    }
+
+
+@pytest.mark.parametrize("second", ["k.v1.jpg", "k.mask.png"])
+def test_of_long_endings_none_is_guessed(tmp_path: Path, second: str) -> None:
+    path = _write(tmp_path / "a.tar", {"k.v0.jpg": "", second: "", "k.cls": "1"})
+    with pytest.raises(DatasetError, match=r"k has 2 pictures: k\.v0\.jpg, k\.") as raised:
+        _read(path)
+    assert "up to the first dot" in raised.value.hint
+
+
+def test_a_member_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    _write(path, {"k.jpg": "", "k.cls": "1"})
+    with tarfile.open(path, "a") as tar:
+        tar.addfile(tarfile.TarInfo("k.jpg"))
+    with pytest.raises(DatasetError, match=r"k has 2 pictures: k\.jpg, k\.jpg"):
+        _read(str(path))
+
+
+@pytest.mark.parametrize("label", [{"cls": "1"}, {"json": '{"label": "cat"}'}])
+@pytest.mark.parametrize("other", ["heic", "npy", None])
+def test_a_label_without_a_picture_is_named(
+    tmp_path: Path, label: dict[str, str], other: str | None
+) -> None:
+    members = {"l.jpg": "", "l.cls": "1"} | {f"k.{ending}": text for ending, text in label.items()}
+    members |= {f"k.{other}": ""} if other else {}
+    with pytest.raises(DatasetError, match=r"1 labels have no picture: a\.tar/k \(") as raised:
+        _read(_write(tmp_path / "a.tar", members))
+    assert other is None or other in str(raised.value)
+
+
+def test_what_describes_no_picture_is_left_alone(tmp_path: Path) -> None:
+    members = {"k.jpg": "", "k.cls": "1", "stats.json": '{"pictures": 1}', "list.json": "[1]"}
+    assert _read(_write(tmp_path / "a.tar", members)) == {"a.tar/k.jpg": ("1",)}
 
 
 @pytest.mark.parametrize("cut", [1, 100, 511, 513, 1500, 2600, 3072])

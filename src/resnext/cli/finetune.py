@@ -29,12 +29,12 @@ INPUT_FAILED = 3
               help="Fit the last layer, or all.  [default: head only without CUDA]")  # fmt: skip
 @click.option("--add-class", "added", nargs=2, multiple=True, metavar="NAME FOLDER",
               help="Add a class; without DATA, to a file of `finetune --head-only`.")  # fmt: skip
-@click.option("--val-share", type=click.FloatRange(0, 1, max_open=True), default=0.2,
-              show_default=True, help="Share to measure on, where DATA has none.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
-              help="Of what is drawn at random.")  # fmt: skip
-@click.option("--class-weights", type=click.Choice(["none", "balanced"]), default="none",
-              show_default=True, help="balanced: rare classes count as much.")  # fmt: skip
+@click.option("--val-share", type=click.FloatRange(0, 1, max_open=True),
+              help="Share to measure on, where DATA has none.  [default: 0.2]")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0),
+              help="Of what is drawn at random.  [default: 0]")  # fmt: skip
+@click.option("--class-weights", type=click.Choice(["none", "balanced"]),
+              help="balanced: rare classes count as much.  [default: none]")  # fmt: skip
 @click.option("--engine", default="auto", show_default=True,
               shell_complete=complete("auto openvino onnxruntime torch"),
               help="auto, openvino, onnxruntime or torch.")  # fmt: skip
@@ -51,13 +51,15 @@ def finetune(
 
     DATA is a folder per class, with or without train/ and val/, a table of path,label, tar
     shards, or a Hugging Face data set on the disk. A picture that cannot be read is named and
-    left out, and the exit code is 3.
+    left out, and the exit code is 3. Without DATA, --val-share, --seed and --class-weights are by
+    default those that the file was made with.
     """
     from resnext.results.formats import printable
 
     if head_only is None:  # a class is added to a head only
         head_only = data is None or bool(options["added"]) or not _has_cuda()
-    tuned = (_tune_head if head_only else _tune_all)(data, output, **options)
+    given = {key: value for key, value in options.items() if value is not None}
+    tuned = (_tune_head if head_only else _tune_all)(data, output, **given)
     for problem in tuned.problems:
         print(printable(f"left out: {problem}"), file=sys.stderr)
     print(json.dumps(tuned.to_json()) if as_json else text.pairs(tuned.summary()))
@@ -75,8 +77,9 @@ def _tune_head(
     from resnext.training.data import open_data
 
     tuning.check_output(output, force=force)
-    fit = {key: options.pop(key) for key in ("added", "val_share", "seed", "class_weights")}
-    split = {key: fit[key] for key in ("val_share", "seed")}
+    names = ("added", "val_share", "seed", "class_weights")
+    fit = {key: options.pop(key) for key in names if key in options}
+    split = {key: fit[key] for key in ("val_share", "seed") if key in fit}
     opened = None if data is None else open_data(data, **split)
     for note in () if opened is None else opened.notes:
         print(printable(f"note: {note}"), file=sys.stderr)

@@ -132,6 +132,8 @@ def open_data(
         if len(train) + len(val) <= _LOOK_FOR_COPIES:
             same = find_copies([*train, *val])
             notes += _notes_on_leaks(train, val, same) + _notes_on_labels([*train, *val], same)
+        if missing := _only_in_train(train, val):
+            notes += (f"classes without a picture to validate on: {few(missing)}",)
     elif val_share:
         kind, options = "automatic", {"seed": seed, "val_share": val_share}
         same = find_copies(train)
@@ -140,7 +142,8 @@ def open_data(
         notes += _notes_on_labels(train, same)
         first, second = split(train, same, seed=seed, val_share=val_share)
         val, train = [train[n] for n in second] or None, [train[n] for n in first]
-        notes += _notes_on_rare(train, val or [])
+        if missing := _only_in_train(train, val or []):
+            notes += (f"classes with too few pictures to validate on: {few(missing)}",)
     train_set = make_set(train, names, multi_label=listing.multi_label)
     val_set = None if val is None else make_set(val, names, multi_label=listing.multi_label)
     return Data(
@@ -250,9 +253,6 @@ def _notes_on_labels(entries: Sequence[Entry], same: Sequence[int]) -> tuple[str
     return (f"{len(pairs)} pictures are the same but labelled otherwise: {few(pairs)}",)
 
 
-def _notes_on_rare(train: Sequence[Entry], val: Sequence[Entry]) -> tuple[str, ...]:
-    missing = {name for entry in train for name in entry.classes}
-    missing -= {name for entry in val for name in entry.classes}
-    if not missing:
-        return ()
-    return (f"classes with too few pictures to validate on: {few(sorted(missing))}",)
+def _only_in_train(train: Sequence[Entry], val: Sequence[Entry]) -> list[str]:
+    learned = {name for entry in train for name in entry.classes}
+    return sorted(learned.difference(name for entry in val for name in entry.classes))

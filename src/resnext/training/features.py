@@ -72,6 +72,11 @@ class FeatureTable:
             held_out=np.concatenate([self.held_out, other.held_out]),
         )
 
+    def number(self) -> NDArray[np.int64]:
+        """Return (N,) numbers, the same for pictures with the same bytes."""
+        numbers: dict[bytes, int] = {}
+        return np.array([numbers.setdefault(key, len(numbers)) for key in self.keys], np.int64)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extraction:
@@ -195,12 +200,11 @@ class FeatureStore:
 
     def _prune(self) -> None:
         """Remove the oldest rows beyond the bound; the newest stay even if they are more."""
-        newest, *others = reversed(_oldest_first(self.folder))
-        room = self._max_bytes - newest.stat().st_size
-        for path in others:
+        room = self._max_bytes
+        for number, path in enumerate(reversed(_oldest_first(self.folder))):
             with contextlib.suppress(OSError):  # another process may be pruning too
                 room -= path.stat().st_size
-                if room < 0:
+                if room < 0 and number > 0:
                     path.unlink()
 
 

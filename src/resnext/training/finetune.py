@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,6 +110,28 @@ class _Task:
     record: Mapping[str, Any]  # of data and split, for the provenance
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Options:
+    """How it is learned: what was asked for, else as the file was made, else the default."""
+
+    seed: int
+    split_seed: int
+    val_share: float
+    class_weights: ClassWeights
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "split_seed"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ConfigError(
+                    f"{name} is {value!r}; expected a whole number, 0 or more", hint="give --seed"
+                )
+        if not isinstance(self.val_share, int | float) or not 0 <= self.val_share < 1:
+            raise ConfigError(
+                f"val_share is {self.val_share!r}; expected 0 to below 1", hint="give --val-share"
+            )
+
+
 def check_output(path: Path, *, force: bool = False) -> None:
     """Look, before the work, whether a model file can be written.
 
@@ -138,9 +161,9 @@ def tune_head(
     path: Path,
     *,
     added: Sequence[tuple[str, str | os.PathLike[str]]] = (),
-    val_share: float = 0.2,
-    seed: int = 0,
-    class_weights: ClassWeights = "none",
+    val_share: float | None = None,
+    seed: int | None = None,
+    class_weights: ClassWeights | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Tuned:
     """Give a network a last layer for other classes, and write it as a model file.
@@ -151,9 +174,12 @@ def tune_head(
             features must still be in the cache.
         path: The file to write; replaced if it is there.
         added: Classes to add: the name of each, and the folder of its pictures.
-        val_share: Share of their pictures to measure on; none if there are none of the data.
-        seed: Of that choice and of the cross-validation.
-        class_weights: "balanced" counts each class the same, "none" each picture.
+        val_share: Share of their pictures to measure on; none if there are none of the data. By
+            default the share of the data, or 0.2 where that came in parts.
+        seed: Of that choice and of the cross-validation; by default those of the file's making
+            if `data` is None, else of the data's split and 0.
+        class_weights: "balanced" counts each class the same, "none" each picture; by default as
+            the file was made if `data` is None, else "none".
         progress: Called with the number of pictures done and that of all.
 
     Returns:
@@ -161,20 +187,23 @@ def tune_head(
 
     Raises:
         ConfigError: An option will not do, or a class to add is there already.
-        DatasetError: The pictures cannot be used, or a class has fewer than 2 to learn from.
+        DatasetError: The pictures cannot be used, or a class has fewer than 2 different ones to
+            learn from.
         OutputError: The file cannot be written.
     """
     start = time.perf_counter()
     tensors = weights.read_tensors(classifier.local)
     store = open_store(classifier, tensors)
     task = _of_file(classifier, store, added) if data is None else _of_data(data, store)
+    made = classifier.document.provenance if data is None else {}
+    options = _choose(task, made, seed=seed, val_share=val_share, class_weights=class_weights)
     for name, folder in added:
-        task = _with_class(task, name, folder, seed=seed, val_share=val_share)
+        task = _with_class(task, name, folder, options)
     extraction = extract(classifier, task.samples, store, progress=progress)
     table = _join(task, extraction)
     _check_counts(table, task.labels, extraction.problems)
     dtype = _matrix_dtype(tensors)
-    head, scores = _fit(table, len(task.labels), dtype, class_weights=class_weights, seed=seed)
+    head, scores = _fit(table, len(task.labels), dtype, options)
     provenance = {
         "recipe": RECIPE,
         "base": _base(classifier),
@@ -183,8 +212,8 @@ def tune_head(
             "set": store.save_set(table),
             "left_out": len(extraction.problems),
         },
-        "seed": seed,
-        "class_weights": class_weights,
+        "seed": options.seed,
+        "class_weights": options.class_weights,
         "strength": head.strength,
         "folds": head.folds,
         "engine": classifier.engine.name,
@@ -263,9 +292,27 @@ def _of_file(
     )
 
 
-def _with_class(
-    task: _Task, name: str, folder: str | os.PathLike[str], *, seed: int, val_share: float
-) -> _Task:
+def _choose(
+    task: _Task,
+    made: Mapping[str, Any],
+    *,
+    seed: int | None,
+    val_share: float | None,
+    class_weights: ClassWeights | None,
+) -> _Options:
+    """Complete the options, so that a class that is added is as one that was there before."""
+    split = task.record.get("split")
+    split = split if isinstance(split, dict) else {}
+    first = made.get("seed", 0) if seed is None else seed
+    return _Options(
+        seed=first,
+        split_seed=split.get("seed", first) if seed is None else seed,
+        val_share=split.get("val_share", 0.2) if val_share is None else val_share,
+        class_weights=class_weights or made.get("class_weights", "none"),
+    )
+
+
+def _with_class(task: _Task, name: str, folder: str | os.PathLike[str], options: _Options) -> _Task:
     name = class_name(name)
     if name in task.labels.class_names:
         raise ConfigError(
@@ -279,11 +326,11 @@ def _with_class(
     for source in sources.iter_sources([top]):
         if source.problem:
             raise DatasetError(f"{source.name}: {source.problem}")
-        entries.append(Entry(os.path.relpath(source.name, top), source.name, (name,)))
+        below = os.path.relpath(source.name, top).replace(os.sep, "/")
+        entries.append(Entry(f"{name}/{below}", source.name, (name,)))  # as in one folder of all
     has_held_out = bool(task.known.held_out.any()) or any(task.held_out)
-    _, held_out = split(
-        entries, find_copies(entries), seed=seed, val_share=val_share if has_held_out else 0
-    )
+    share = options.val_share if has_held_out else 0
+    _, held_out = split(entries, find_copies(entries), seed=options.split_seed, val_share=share)
     index = len(task.labels)
     class_names = (*task.labels.class_names, name)
     more = {"class": name, "pictures": len(entries), "val": len(held_out)}
@@ -291,7 +338,7 @@ def _with_class(
         task,
         labels=Labels(class_names),  # nobody gave the new one a synset id
         samples=task.samples
-        + tuple(Sample(f"{name}/{entry.name}", entry.source, (index,)) for entry in entries),
+        + tuple(Sample(entry.name, entry.source, (index,)) for entry in entries),
         held_out=task.held_out + tuple(number in set(held_out) for number in range(len(entries))),
         record={**task.record, "added": [*task.record.get("added", ()), more]},
     )
@@ -316,24 +363,27 @@ def _empty(store: FeatureStore) -> FeatureTable:
 
 
 def _check_counts(table: FeatureTable, labels: Labels, problems: tuple[Problem, ...]) -> None:
-    counts = np.bincount(table.labels[~table.held_out], minlength=len(labels))
+    pairs = zip(table.labels.tolist(), table.keys, table.held_out, strict=True)
+    learned = {(label, key) for label, key, held_out in pairs if not held_out}
+    counts = Counter(label for label, _ in learned)
     poor = [
-        f"{name} ({count})"
-        for name, count in zip(labels.class_names, counts.tolist(), strict=True)
-        if count < 2
+        f"{name} ({counts[label]})"
+        for label, name in enumerate(labels.class_names)
+        if counts[label] < 2
     ]
     if not poor:
         return
     unread = [str(problem) for problem in problems]
     why = f"; {len(unread)} could not be read: {few(unread)}" if unread else ""
     raise DatasetError(
-        f"too few pictures to learn from: {few(poor)}; expected at least 2 of each class{why}",
+        f"too few pictures to learn from: {few(poor)}; expected at least 2 different ones of each"
+        f" class{why}",
         hint="add pictures, or remove the class; --val-share 0 keeps none of them to measure on",
     )
 
 
 def _fit(
-    table: FeatureTable, num_classes: int, dtype: str, *, class_weights: ClassWeights, seed: int
+    table: FeatureTable, num_classes: int, dtype: str, options: _Options
 ) -> tuple[Head, Scores]:
     """Fit the head as it will be stored, and measure that."""
     learned = ~table.held_out
@@ -341,8 +391,9 @@ def _fit(
         table.rows[learned],
         table.labels[learned],
         num_classes=num_classes,
-        class_weights=class_weights,
-        seed=seed,
+        class_weights=options.class_weights,
+        seed=options.seed,
+        copies=table.number()[learned],
     )
     stored = head.weight.astype(STORAGE_DTYPES[dtype]).astype(np.float32)
     head = replace(head, weight=stored)

@@ -248,6 +248,12 @@ def check(config: TrainConfig, data: Data) -> None:
             f" {config.loss.distill_weight:g}; expected both or none",
             hint="such as --teacher resnext101_64x4d --set loss.distill_weight=0.5",
         )
+    if data.train.multi_label and config.loss.teacher:
+        raise ConfigError(
+            f"pictures have several labels, and loss.teacher is {config.loss.teacher!r}, which is"
+            " compared by a softmax, for one label each",
+            hint="leave the teacher out",
+        )
     for key, value in (("patience", config.patience), ("data.test_sizes", config.data.test_sizes)):
         if value and data.val is None:
             raise ConfigError(f"{key} is {value}, and there are no pictures to validate on")

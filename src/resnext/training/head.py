@@ -95,36 +95,41 @@ def fit_head(
     num_classes: int,
     class_weights: ClassWeights = "none",
     seed: int = 0,
+    copies: Integers | None = None,
 ) -> Head:
     """Fit a multinomial logistic regression.
 
     Args:
         features: (N, D).
         labels: (N,), each 0 to K - 1.
-        num_classes: K, at least 2; every class needs 2 pictures.
+        num_classes: K, at least 2; every class needs 2 different pictures.
         class_weights: "balanced" counts each class the same, however many pictures it has;
             "none" counts each picture the same.
         seed: Of the division into folds.
+        copies: (N,) the same number for what is the same picture, which then is in one fold;
+            by default all are different.
 
     Returns:
         The head for the features as they are: their scaling is folded in.
 
     Raises:
         ConfigError: Shapes or options do not fit.
-        DatasetError: There is one class only, or a class has fewer than 2 pictures.
+        DatasetError: There is one class only, or a class has fewer than 2 different pictures.
     """
-    counts = _check(features, labels, num_classes, class_weights)
+    copies = np.arange(len(labels)) if copies is None else copies
+    counts = _check(features, labels, copies, num_classes, class_weights)
     weights = np.ones(len(labels))
     if class_weights == "balanced":
         weights = len(labels) / (num_classes * counts[labels])
     rng = np.random.default_rng(seed)
-    some = _proportional(labels, MAX_VALIDATED, rng)
+    some = _proportional(labels, copies, MAX_VALIDATED, rng)
     # One thread a fold: linear algebra in many waits for a busy core at every product, up to
     # 20 times as long (2 cores, 4 processes), and its sums differ from run to run.
     with threadpoolctl.threadpool_limits(1):
         center, scale, rows, basis = _reduce(features)
+        folds = _deal(labels[some], copies[some], rng)
         strength, unseen = _cross_validate(
-            rows[some], labels[some], weights[some], num_classes=num_classes, rng=rng
+            rows[some], labels[some], weights[some], folds, num_classes=num_classes
         )
         weight, bias = _linear(_regression(strength).fit(rows, labels, weights))
         weight = (weight if basis is None else weight @ basis) / scale
@@ -173,7 +178,11 @@ def _counts(labels: Integers, num_classes: int) -> tuple[int, ...]:
 
 
 def _check(
-    features: NDArray[np.float32], labels: Integers, num_classes: int, class_weights: str
+    features: NDArray[np.float32],
+    labels: Integers,
+    copies: Integers,
+    num_classes: int,
+    class_weights: str,
 ) -> Integers:
     if class_weights not in ("none", "balanced"):
         raise ConfigError(f"class_weights is {class_weights!r}; expected 'none' or 'balanced'")
@@ -181,12 +190,16 @@ def _check(
         raise ConfigError(
             f"features are {features.shape} and labels {labels.shape}; expected (N, D) and (N,)"
         )
+    if copies.shape != labels.shape:
+        raise ConfigError(f"copies are {copies.shape}; expected {labels.shape}, as the labels")
     if num_classes < 2:
         raise DatasetError("there is only one class; expected at least 2")
-    counts = np.bincount(labels, minlength=num_classes)
-    if few := np.flatnonzero(counts < 2).tolist():
-        raise DatasetError(f"classes {few} have fewer than 2 pictures; expected at least 2")
-    return counts
+    different = np.unique(np.stack([labels, copies]), axis=1)[0]
+    if few := np.flatnonzero(np.bincount(different, minlength=num_classes) < 2).tolist():
+        raise DatasetError(
+            f"classes {few} have fewer than 2 different pictures; expected at least 2"
+        )
+    return np.bincount(labels, minlength=num_classes)
 
 
 def _reduce(
@@ -223,11 +236,17 @@ def _grouped(labels: Integers, rng: np.random.Generator) -> Integers:
     return order[np.argsort(labels[order], kind="stable")]
 
 
-def _proportional(labels: Integers, most: int, rng: np.random.Generator) -> Integers:
-    """Choose about `most` pictures, the same share of each class, at least 2."""
+def _proportional(
+    labels: Integers, copies: Integers, most: int, rng: np.random.Generator
+) -> Integers:
+    """Choose about `most` pictures, the same share of each class, at least 2 different ones."""
     if len(labels) <= most:
         return np.arange(len(labels))
     order = _grouped(labels, rng)
+    _, firsts = np.unique(np.stack([labels, copies])[:, order], axis=1, return_index=True)
+    again = np.ones(len(order), bool)
+    again[firsts] = False
+    order = order[np.lexsort([again, labels[order]])]  # copies last in their class
     counts = np.bincount(labels)
     firsts = np.cumsum(counts) - counts
     ranks = np.arange(len(labels)) - firsts[labels[order]]
@@ -235,13 +254,25 @@ def _proportional(labels: Integers, most: int, rng: np.random.Generator) -> Inte
     return np.sort(order[ranks < wanted[labels[order]]])
 
 
+def _deal(labels: Integers, copies: Integers, rng: np.random.Generator) -> Integers:
+    """Choose the fold of each picture: the rest of each fold has every class.
+
+    Copies go to one fold, and neighbours of a class to different ones. Only where copies have
+    several labels, and a class would be in one fold alone, do some of its pictures go on.
+    """
+    order = _grouped(labels, rng)
+    _, firsts, groups = np.unique(copies[order], return_index=True, return_inverse=True)
+    folds = np.empty(len(labels), np.int64)
+    folds[order] = firsts.argsort().argsort()[groups] % FOLDS
+    for label in np.unique(labels):
+        own = np.flatnonzero(labels == label)
+        if (folds[own] == folds[own[0]]).all():
+            folds[own[copies[own] == copies[own[0]]]] += 1
+    return folds % FOLDS
+
+
 def _cross_validate(
-    rows: Floats,
-    labels: Integers,
-    weights: Floats,
-    *,
-    num_classes: int,
-    rng: np.random.Generator,
+    rows: Floats, labels: Integers, weights: Floats, folds: Integers, *, num_classes: int
 ) -> tuple[float, Floats]:
     """Choose the strength, and compute the logits of pictures by heads that lack them.
 
@@ -251,9 +282,6 @@ def _cross_validate(
     Returns:
         The strength, and (N, K) logits.
     """
-    # Neighbours of a class go to different folds: each fold's rest has every class.
-    folds = np.empty(len(labels), np.int64)
-    folds[_grouped(labels, rng)] = np.arange(len(labels)) % FOLDS
     # Each starts from its last fit.
     models = [_regression(STRENGTHS[0], _CHOOSING_TOLERANCE) for _ in range(FOLDS)]
     best: tuple[float, float, Floats] | None = None

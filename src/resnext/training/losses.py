@@ -68,7 +68,11 @@ def compute(
 
 
 def _distill(logits: Tensor, teacher: Tensor, config: LossConfig) -> Tensor:
-    """Compare with the teacher's softened answers (arXiv:1503.02531)."""
+    """Compare with the teacher's softened answers (arXiv:1503.02531).
+
+    With "bce" too, as in DeiT (arXiv:2012.12877) with that loss: for one class a picture, which
+    most teachers learned by a softmax. What may be of several classes has no teacher.
+    """
     t = config.distill_temperature
     return functional.kl_div(
         functional.log_softmax(logits / t, dim=1),

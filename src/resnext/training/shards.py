@@ -1,8 +1,8 @@
 """Labelled pictures in tar files as WebDataset writes them.
 
-`KEY.jpg` belongs to `KEY.cls`. Only headers and labels are read here; a picture is read
-where it lies when it is needed, so shards serve in any order, like files. Headers are parsed
-here because Python's tarfile takes three times as long.
+`KEY.jpg` belongs to `KEY.cls`, and so does `KEY.any.jpg`. Only headers and labels are
+read here; a picture is read where it lies when it is needed, so shards serve in any order, like
+files. Headers are parsed here because Python's tarfile takes three times as long.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from resnext.errors import DatasetError
@@ -32,12 +31,7 @@ _PACKED = (
 )
 
 
-@dataclass(slots=True)
-class _Group:
-    """The files of one key: where its picture lies, and what says its label."""
-
-    picture: FileSlice | None = None
-    sides: dict[str, tuple[int, int]] = field(default_factory=dict)
+_Group = dict[str, FileSlice]  # the files of a key, by what follows it: "jpg", "cls"
 
 
 def expand(pattern: str) -> list[str]:
@@ -99,6 +93,7 @@ def read_shards(
         raise DatasetError(f"{len(missing)} of {len(paths)} shards are missing: {few(missing)}")
     entries: list[Entry] = []
     bad: list[str] = []
+    alone: list[str] = []
     several = False
     known = None
     if classes is not None:  # a number is a position, whatever the names look like
@@ -108,15 +103,23 @@ def read_shards(
         shown = os.path.relpath(path, top).replace(os.sep, "/")
         with _open(path) as file:
             for key, group in _groups(file, path, shown).items():
-                if group.picture is None:
-                    continue
                 value = _label(file, group, f"{shown}/{key}")
+                picture = _picture(group, path, key)
+                if picture is None:
+                    if value is not None:
+                        alone.append(f"{shown}/{key} ({', '.join(group)})")
+                    continue
                 names = _names(value, known)
                 if names is None:
-                    bad.append(f"{group.picture.name} ({_shorten(value)})")
+                    bad.append(f"{picture.name} ({_shorten(value)})")
                     continue
                 several = several or isinstance(value, list)
-                entries.append(Entry(group.picture.name, group.picture, names))
+                entries.append(Entry(picture.name, picture, names))
+    if alone:
+        raise DatasetError(
+            f"{len(alone)} labels have no picture: {few(alone)}; expected KEY.jpg, KEY.png, ...",
+            hint="pack other kinds of picture as JPEG, or leave their labels out",
+        )
     if bad:
         names_of = f"; {CLASSES_FILES[0]} has {len(classes)} names" if classes else ""
         raise DatasetError(
@@ -138,18 +141,34 @@ def _groups(file: BinaryIO, path: str, shown: str) -> dict[str, _Group]:
     groups: dict[str, _Group] = {}
     for name, offset, size in _members(file, path):
         folder, slash, base = name.rpartition("/")
-        stem, _, extension = base.partition(".")
+        stem, _, ending = base.partition(".")
         if not stem:  # a hidden file
             continue
-        group = groups.setdefault(folder + slash + stem, _Group())
-        extension = extension.lower()
-        if f".{extension}" in EXTENSIONS:
-            if group.picture is not None:
-                raise DatasetError(f"{path}: {folder + slash + stem} has two pictures")
-            group.picture = FileSlice(f"{shown}/{name}", path, offset, size)
-        elif extension in ("cls", "json"):
-            group.sides[extension] = (offset, size)
+        group, ending = groups.setdefault(folder + slash + stem, {}), ending.lower()
+        if ending in group and _is_picture(ending):
+            raise _several_pictures(path, folder + slash + stem, [name, name])
+        group[ending] = FileSlice(f"{shown}/{name}", path, offset, size)
     return groups
+
+
+def _is_picture(ending: str) -> bool:
+    return "." + ending.rpartition(".")[2] in EXTENSIONS
+
+
+def _picture(group: _Group, path: str, key: str) -> FileSlice | None:
+    """Return `KEY.jpg` or, where no name is as short, the only `KEY.any.jpg`."""
+    found = [ending for ending in group if _is_picture(ending)]
+    found = [ending for ending in found if "." not in ending] or found
+    if len(found) > 1:
+        raise _several_pictures(path, key, [f"{key}.{ending}" for ending in found])
+    return group[found[0]] if found else None
+
+
+def _several_pictures(path: str, key: str, names: Sequence[str]) -> DatasetError:
+    return DatasetError(
+        f"{path}: {key} has {len(names)} pictures: {few(names)}; expected one",
+        hint="files belong together that have the same name up to the first dot",
+    )
 
 
 def _members(file: BinaryIO, path: str) -> Iterator[tuple[str, int, int]]:
@@ -240,21 +259,27 @@ def _read(file: BinaryIO, offset: int, size: int) -> bytes:
 
 def _label(file: BinaryIO, group: _Group, where: str) -> Any:
     """Return the label of a picture: text, number, list of these, or None."""
-    for extension in ("cls", "json"):
-        if extension not in group.sides:
-            continue
-        offset, size = group.sides[extension]
-        text = _read(file, offset, min(size, _MAX_SIDE_BYTES)).decode(errors="surrogateescape")
-        if extension == "cls":
-            return text.strip()
-        try:
-            document = json.loads(text)
-        except ValueError as error:
-            raise DatasetError(f"{where}.json: is no JSON: {error}") from error
-        if isinstance(document, dict):
-            return next((document[key] for key in _LABEL_KEYS if key in document), None)
+    if (text := _text(file, group, "cls")) is not None:
+        return text.strip()
+    if (text := _text(file, group, "json")) is None:
         return None
-    return None
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise DatasetError(f"{where}.json: is no JSON: {error}") from error
+    if not isinstance(document, dict):
+        return None
+    return next((document[key] for key in _LABEL_KEYS if key in document), None)
+
+
+def _text(file: BinaryIO, group: _Group, kind: str) -> str | None:
+    """Return what is in `KEY.cls` or, where there is none, in the only `KEY.any.cls`."""
+    found = [ending for ending in group if ending.rpartition(".")[2] == kind]
+    if kind not in group and len(found) != 1:
+        return None
+    place = group[kind if kind in group else found[0]]
+    content = _read(file, place.offset, min(place.size, _MAX_SIDE_BYTES))
+    return content.decode(errors="surrogateescape")
 
 
 def _names(value: Any, known: Mapping[str, str] | None) -> tuple[str, ...] | None:
