@@ -65,7 +65,7 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C', H', W'); anti-aliased, H and W must be even."""
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            if self.antialias and not torch.jit.is_tracing():
+            if self.antialias and not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
                 _check_even(x.shape[2], x.shape[3])
         shortcut = x
         x = self.relu(self.bn1(self.conv1(x)))
