@@ -72,6 +72,7 @@ OFFERED: Mapping[str, Sequence[str]] = {
 # Classes that the reference itself holds for as good are not told apart by anybody.
 TIE = 2 * TOLERANCES["fp32"].logits
 _BY_CHANCE = 0.01
+_REFERENCE_PIXELS = 8 * 224 * 224  # at once: feature maps of 100 MB, and a few copies
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -242,7 +243,7 @@ def verify(
     batch = np.stack(prepared)
     done = _Counter(len(batch) * (1 + len(engines)), progress)
     normalization = _check_normalization(local)
-    judge = _Judge(names, batch, _run_reference(local, batch, done), document.temperature)
+    judge = Judge(names, batch, _run_reference(local, batch, done), document.temperature)
     comparisons = []
     for candidate in engines:
         comparisons.append(judge.compare(candidate))
@@ -281,21 +282,29 @@ class _Counter:
             self._progress(self._done, self._total)
 
 
-class _Judge:
-    """Holds what all engines are measured against."""
+class Judge:
+    """Holds what all engines are measured against.
+
+    Args:
+        names: Of the N pictures.
+        batch_nhwc: (N, S, S, C) pixels.
+        expected: (N, K) logits and (N, D) features of the reference.
+        temperature: Divides the logits before the softmax.
+    """
 
     def __init__(
         self,
         names: Sequence[str],
-        batch: Pixels,
+        batch_nhwc: Pixels,
         expected: tuple[Array, Array],
         temperature: float,
     ) -> None:
-        self._names, self._batch, self._temperature = names, batch, temperature
+        self._names, self._batch, self._temperature = names, batch_nhwc, temperature
         self._logits, self._embedding = expected
         self._scale = float(np.abs(self._logits).max())
 
     def compare(self, candidate: Candidate) -> Comparison:
+        """Run an engine and say what is outside the tolerance of its precision."""
         outcome: dict[str, Any] = {"engine": candidate.engine, "precision": candidate.precision}
         try:
             figures = self._measure(candidate)
@@ -378,12 +387,14 @@ def _count_same_five(logits: npt.NDArray[np.float32], expected: Array) -> int:
 def _run_reference(local: LocalModel, batch: Pixels, done: _Counter) -> tuple[Array, Array]:
     document = local.document
     reference = Reference(document.architecture, read_tensors(local), document.preprocess)
-    logits, embedding = [], []
-    for one in batch:
-        found = reference.run(one[None])
-        logits.append(found[0])
-        embedding.append(found[1])
-        done.add(1)
+    logits: list[Array] = []
+    embedding: list[Array] = []
+    at_once = max(1, _REFERENCE_PIXELS // batch[0, ..., 0].size)
+    for start in range(0, len(batch), at_once):
+        part = batch[start : start + at_once]
+        for rows, found in zip((logits, embedding), reference.run(part), strict=True):
+            rows.append(found)
+        done.add(len(part))
     return np.concatenate(logits), np.concatenate(embedding)
 
 

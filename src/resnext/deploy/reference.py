@@ -58,22 +58,18 @@ class Reference:
         Returns:
             (N, K) logits and (N, D) features, float64.
         """
-        rows = [self._run_one(image) for image in batch_nhwc]  # memory for one picture
-        return np.stack([logits for logits, _ in rows]), np.stack([pooled for _, pooled in rows])
-
-    def _run_one(self, image_hwc: npt.NDArray[np.uint8]) -> tuple[Array, Array]:
         mean, std = (np.array(part) for part in (self._preprocess.mean, self._preprocess.std))
-        x: Array = ((image_hwc / 255 - mean) / std).transpose(2, 0, 1)
-        embedding = np.empty(0)
+        x: Array = ((batch_nhwc / 255 - mean) / std).transpose(0, 3, 1, 2)
+        embedding = x
         for layer in self._table:
             if isinstance(layer, GlobalPool):
-                x = embedding = x.mean(axis=(1, 2))
+                x = embedding = x.mean(axis=(2, 3))
             else:
                 x = self._apply(layer, x)
         return x, embedding
 
     def _apply(self, layer: Layer, x: Array) -> Array:
-        """Map (C, H, W) to (C', H', W')."""
+        """Map (N, C, H, W) to (N, C', H', W')."""
         if isinstance(layer, Conv):
             return self._conv(layer, x)
         if isinstance(layer, Pool):
@@ -85,7 +81,7 @@ class Reference:
         if isinstance(layer, Block):
             return self._block(layer, x)
         assert isinstance(layer, Linear)
-        return self._get(f"{layer.name}.weight") @ x + self._get(f"{layer.name}.bias")
+        return x @ self._get(f"{layer.name}.weight").T + self._get(f"{layer.name}.bias")
 
     def _block(self, block: Block, x: Array) -> Array:
         body = shortcut = x
@@ -101,58 +97,61 @@ class Reference:
             self._get(f"{conv.norm}.{part}")[:, None, None]
             for part in ("weight", "bias", "running_mean", "running_var")
         )
-        x = (x - mean) / np.sqrt(variance + arch.BN_EPS) * gamma + beta
-        return np.maximum(x, 0) if conv.relu else x
+        x -= mean
+        x *= gamma / np.sqrt(variance + arch.BN_EPS)
+        x += beta
+        return np.maximum(x, 0, out=x) if conv.relu else x
 
     def _gate(self, part: SqueezeExcite, x: Array) -> Array:
-        hidden = np.maximum(self._pointwise(f"{part.name}.fc1", x.mean(axis=(1, 2))), 0)
+        hidden = np.maximum(self._pointwise(f"{part.name}.fc1", x.mean(axis=(2, 3))), 0)
         score = self._pointwise(f"{part.name}.fc2", hidden)
         with np.errstate(over="ignore"):  # exp(-x) of a gate that is shut: 1 / inf is 0
-            return 1 / (1 + np.exp(-score))[:, None, None]
+            return 1 / (1 + np.exp(-score))[:, :, None, None]
 
     def _selective_kernel(self, part: SelectiveKernel, x: Array) -> Array:
-        paths = np.stack([self._conv(path, x) for path in part.paths])
-        pooled = paths.sum(axis=0).mean(axis=(1, 2))[:, None, None]
+        paths = np.stack([self._conv(path, x) for path in part.paths], axis=1)
+        pooled = paths.sum(axis=1).mean(axis=(2, 3), keepdims=True)
         weight = self._get(f"{part.name}.attn.fc_select.weight")[:, :, 0, 0]
-        scores = (weight @ self._conv(part.reduce, pooled)[:, 0, 0]).reshape(len(paths), -1)
-        shares = np.exp(scores - scores.max(axis=0))
-        shares /= shares.sum(axis=0)
-        weighted: Array = (paths * shares[:, :, None, None]).sum(axis=0)
+        scores = self._conv(part.reduce, pooled)[:, :, 0, 0] @ weight.T
+        scores = scores.reshape(len(x), len(part.paths), -1)
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        weighted: Array = (paths * shares[..., None, None]).sum(axis=1)
         return weighted
 
     def _pointwise(self, key: str, x: Array) -> Array:
-        return self._get(f"{key}.weight")[:, :, 0, 0] @ x + self._get(f"{key}.bias")
+        return x @ self._get(f"{key}.weight")[:, :, 0, 0].T + self._get(f"{key}.bias")
 
     def _get(self, key: str) -> Array:
         return self._tensors[key].astype(np.float64)
 
 
 def convolve(x: Array, weight: Array, conv: Conv) -> Array:
-    """Convolve one picture, as a sum over the pixels of the kernel.
+    """Convolve pictures, as a sum over the pixels of the kernel.
 
     Args:
-        x: (C, H, W).
+        x: (N, C, H, W).
         weight: (C', C per group, height, width).
         conv: Gives stride, padding, dilation and groups.
 
     Returns:
-        (C', H', W').
+        (N, C', H', W').
     """
-    outs, ins, side, _ = weight.shape
-    padded = np.pad(x, ((0, 0), (conv.padding,) * 2, (conv.padding,) * 2))
+    (count, _, *lengths), (outs, ins, side, _), groups = x.shape, weight.shape, conv.groups
+    sides = [length + 2 * conv.padding for length in lengths]
+    padded = np.zeros((count, x.shape[1], *sides))
+    inner = (slice(conv.padding, length + conv.padding) for length in lengths)
+    padded[:, :, *inner] = x
     reach = conv.dilation * (side - 1)
-    height, width = ((length - reach - 1) // conv.stride + 1 for length in padded.shape[1:])
-    grouped = weight.reshape(conv.groups, outs // conv.groups, ins, side, side)
-    total = np.zeros((conv.groups, outs // conv.groups, height * width))
+    height, width = ((length - reach - 1) // conv.stride + 1 for length in sides)
+    grouped = weight.reshape(groups, outs // groups, ins, side, side)
+    total = np.zeros((count, groups, outs // groups, height * width))
     for row in range(side):
         for column in range(side):
-            seen = padded[
-                :,
-                row * conv.dilation : row * conv.dilation + (height - 1) * conv.stride + 1,
-                column * conv.dilation : column * conv.dilation + (width - 1) * conv.stride + 1,
-            ][:, :: conv.stride, :: conv.stride]
-            total += grouped[..., row, column] @ seen.reshape(conv.groups, ins, height * width)
-    return total.reshape(outs, height, width)
+            seen = padded[:, :, row * conv.dilation :, column * conv.dilation :]
+            seen = seen[:, :, :: conv.stride, :: conv.stride][:, :, :height, :width]
+            total += grouped[..., row, column] @ seen.reshape(count, groups, ins, height * width)
+    return total.reshape(count, outs, height, width)
 
 
 def pool(layer: Pool, x: Array) -> Array:
@@ -160,18 +159,18 @@ def pool(layer: Pool, x: Array) -> Array:
 
     Args:
         layer: Gives kind, size, stride and padding; "avg_same" occurs in no model file.
-        x: (C, H, W).
+        x: (N, C, H, W).
 
     Returns:
-        (C, H', W').
+        (N, C, H', W').
     """
     size, stride, padding = layer.kernel_size, layer.stride, layer.padding
     assert layer.kind != "avg_same", "only in networks with another output stride"
     extra = size - 1 if layer.kind == "avg_ceil" else 0  # for the window that hangs over
-    edges = ((0, 0), (padding, padding + extra), (padding, padding + extra))
+    edges = ((0, 0), (0, 0), (padding, padding + extra), (padding, padding + extra))
     # NaN is left out below: beyond the border is nothing, neither zero nor infinity.
     padded = np.pad(x, edges, constant_values=np.nan)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(2, 3))
     reduce = np.fmax.reduce if layer.kind == "max" else np.nanmean
-    result: Array = reduce(windows[:, ::stride, ::stride], axis=(3, 4))
+    result: Array = reduce(windows[:, :, ::stride, ::stride], axis=(4, 5))
     return result
