@@ -58,7 +58,7 @@ def _candidates(twist: Callable[[Any], Any]) -> Callable[[LocalModel], list[Cand
 @pytest.fixture(autouse=True)
 def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare one engine on a few pictures: the whole is tested without the command line."""
-    few = golden.pictures()[::6]
+    few = golden.pictures()[::13]
     monkeypatch.setattr(golden, "pictures", lambda: few)
     monkeypatch.setattr(parity, "candidates", _candidates(lambda logits: logits))
 
