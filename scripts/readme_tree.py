@@ -35,9 +35,12 @@ training.losses training.optim training.dist training.checkpoint training.feed t
 training.resume training.score training.loop training.records training.plots training.report
 training.outcome training.log training.search training.teacher training.full
 training.head training.features training.finetune training.refine
+deploy deploy.reference deploy.golden deploy.peers deploy.pixels deploy.parity deploy.certificate
 __init__
 cli cli.text cli.progress cli.complete cli.models cli.predict cli.info cli.convert cli.finetune
-cli.recipes cli.train cli.cache cli.app
+cli.recipes cli.train cli.cache
+cli.verify
+cli.app
 __main__
 """.split()
 

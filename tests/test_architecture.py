@@ -29,6 +29,7 @@ TORCH_MODULES = {
     "engines.eager",
     "explore.explain",
     "deploy.torchscript",
+    "deploy.peers",
 }
 # Modules that need an extra, and so are reached through `errors.import_extra` only.
 EXTRA_OF = {"results.parquet": "parquet", "engines.ort": "ort"} | dict.fromkeys(
@@ -43,6 +44,7 @@ EXTRA_OF |= {
     f"training.{name}": "train" for name in "plots outcome log search teacher full refine".split()
 }
 EXTRA_OF["training.arrow"] = "parquet"
+EXTRA_OF["deploy.peers"] = "train"
 EXTRA_OF |= dict.fromkeys(("training.head", "training.finetune"), "finetune")
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 

@@ -52,6 +52,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def test_the_number_of_threads_is_put_back_also_after_an_error() -> None:
+    with pytest.raises(KeyError), eager.threads_kept():
+        torch.set_num_threads(3)
+        raise KeyError
+    assert torch.get_num_threads() == 1
+
+
 def others(name: str) -> Iterator[AbstractEngine]:
     """Open the other engines that are installed, with the same network."""
     document, tensors = network(name)

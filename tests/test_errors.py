@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 
 from resnext import errors
@@ -58,6 +61,20 @@ def test_an_image_error_names_its_file() -> None:
 
 def test_errors_of_the_os_kind_show_their_message_too() -> None:
     assert str(errors.OutputError("x.csv: the disk is full")) == "x.csv: the disk is full"
+
+
+@pytest.mark.parametrize("protocol", [0, 2, pickle.HIGHEST_PROTOCOL])
+@pytest.mark.parametrize("kind", [ResNeXtError, *KINDS])
+def test_every_error_can_be_pickled_and_copied(kind: type[ResNeXtError], protocol: int) -> None:
+    made = ("a.jpg", "is empty") if kind is ImageError else ("a.jpg: is empty",)
+    error = kind(*made, hint="copy it again")
+    error.add_note("seen in a worker")
+    for again in (pickle.loads(pickle.dumps(error, protocol)), copy.deepcopy(error)):
+        assert type(again) is kind
+        assert (str(again), again.args) == (str(error), error.args)
+        assert vars(again) == vars(error)
+        assert again.hint == "copy it again"
+    assert str(error) == "a.jpg: is empty\n\nhint: copy it again"
 
 
 def test_closest_names_come_best_first() -> None:

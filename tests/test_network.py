@@ -691,3 +691,31 @@ def test_another_classifier_is_in_the_spec() -> None:
     network.ResNeXt(model.spec).load_state_dict(model.state_dict())
     with pytest.raises(ConfigError, match="features have no classifier"):
         build_features("resnext26_2x4d").reset_classifier(3)
+
+
+def test_an_anti_aliased_network_takes_the_sizes_that_timm_takes() -> None:
+    """Both halve a map in two ways, which differ where it is odd; we say what would fit."""
+    spec = arch.parse("resnextaa26_2x4d", num_classes=3)
+    peer, model = oracles.peer(spec).eval(), network.ResNeXt(spec).eval()
+    fitting = []
+    for size in (31, 34, 35, 40, 63, 72):
+        batch = torch.zeros(1, 3, size, size)
+        with torch.no_grad():
+            try:
+                expected = peer.forward_features(batch).shape
+            except RuntimeError:
+                with pytest.raises(ConfigError, match=r"expected even sides\n\nhint: .* 32 "):
+                    model(batch)
+            else:
+                assert model.forward_features(batch).shape == expected
+                fitting.append(size)
+    assert fitting == [31, 34, 63]
+
+
+def test_a_smaller_output_stride_fits_more_sizes() -> None:
+    spec = arch.parse("resnextaa26_2x4d", num_classes=3)
+    batch = torch.zeros(1, 3, 72, 72)
+    with torch.no_grad():
+        with pytest.raises(ConfigError, match=r"feature map of 9x9"):
+            network.ResNeXt(spec).eval()(batch)
+        assert network.ResNeXt(spec, output_stride=8).eval()(batch).shape == (1, 3)

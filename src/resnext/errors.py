@@ -38,6 +38,20 @@ class ResNeXtError(Exception):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Python's own way calls the class with `args`, which is not what `ImageError` takes.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(
+    kind: type[ResNeXtError], args: tuple[str, ...], state: dict[str, object]
+) -> ResNeXtError:
+    """Make a pickled error again: its text, and its attributes as they were."""
+    error = kind.__new__(kind)
+    super(ResNeXtError, error).__init__(*args)
+    error.__dict__.update(state)
+    return error
+
 
 class ModelNotFoundError(ResNeXtError, LookupError):
     """No model, alias or file has this name."""

@@ -60,9 +60,13 @@ class Bottleneck(nn.Module):
         )
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
         self.downsample = _make_shortcut(block)
+        self.antialias = not isinstance(self.aa, nn.Identity)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C', H', W')."""
+        """Map (N, C, H, W) to (N, C', H', W'); anti-aliased, H and W must be even."""
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            if self.antialias and not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+                _check_even(x.shape[2], x.shape[3])
         shortcut = x
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.aa(self.relu(self.bn2(self.conv2(x))))
@@ -357,6 +361,16 @@ class ResNeXtFeatures(ResNeXt):
         third = self.layer3(second)
         maps = [stem, first, second, third, self.layer4(third)]
         return [maps[index] for index in self.out_indices]
+
+
+def _check_even(height: int, width: int) -> None:
+    """Refuse an odd map: body and shortcut would round its half differently, as timm's do."""
+    if height % 2 or width % 2:
+        raise ConfigError(
+            f"an anti-aliased network halves a feature map of {height}x{width}; expected even"
+            " sides",
+            hint="take pictures whose sides are multiples of 32 (or of a smaller output_stride)",
+        )
 
 
 def _make_stem(convs: Sequence[Conv]) -> nn.Module:

@@ -22,6 +22,7 @@ from resnext.cli.models import models
 from resnext.cli.predict import predict
 from resnext.cli.recipes import recipes
 from resnext.cli.train import train
+from resnext.cli.verify import verify
 from resnext.errors import ResNeXtError, closest
 
 FAULT, ENVIRONMENT, INTERRUPTED, BROKEN_PIPE, TERMINATED = 1, 5, 130, 141, 143
@@ -142,5 +143,5 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise _Terminated
 
 
-for command in (predict, finetune, train, recipes, models, info, convert, cache):
+for command in (predict, finetune, train, recipes, models, info, convert, verify, cache):
     app.add_command(command)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -97,6 +99,16 @@ class EagerEngine(AbstractEngine):
 
     def _release(self) -> None:
         del self._model
+
+
+@contextlib.contextmanager
+def threads_kept() -> Iterator[None]:
+    """Put torch's number of threads, one for the whole process, back afterwards."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _open(device: str) -> torch.device:

@@ -1,0 +1,1 @@
+"""A model in other places: proof that it computes the same there."""
