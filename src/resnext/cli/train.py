@@ -69,7 +69,7 @@ def train(
     changes = [f"{_KEYS[name]}={value}" for name, value in options.items() if value is not None]
     changes += ["deterministic=true"] if deterministic else []
     changes += [f"optim.lr={lr}"] if lr not in (None, "auto") else []
-    config = recipes.get(recipe).config
+    config = recipes.get(recipe).config_for(options["model"] or "")
     if teacher is not None:
         share = config.loss.distill_weight or 0.5
         changes += [f"loss.teacher={teacher}", f"loss.distill_weight={share}"]
