@@ -17,8 +17,9 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "recipes.md"
 SHOWN = (
     "data.train_size data.test_resize data.interpolation data.repeats augment.policy augment.erase"
     " augment.mixup_alpha augment.cutmix_alpha augment.color_jitter loss.kind"
-    " loss.label_smoothing optim.name optim.lr optim.weight_decay optim.norm_weight_decay"
-    " schedule.kind schedule.warmup_epochs ema.decay model.drop_path_rate precision"
+    " loss.bce_threshold loss.label_smoothing optim.name optim.lr optim.weight_decay"
+    " optim.norm_weight_decay optim.decay_biases schedule.kind schedule.warmup_epochs"
+    " schedule.every ema.decay model.drop_path_rate model.zero_init_last precision"
 ).split()
 
 
@@ -27,7 +28,16 @@ def parts() -> dict[str, str]:
     found = [recipes.get(name) for name in recipes.names()]
     return {
         "table": _rows(
-            ("Recipe", "Architecture", "Data", "Epochs", "Batch", "Expected top-1", "Cost"),
+            (
+                "Recipe",
+                "Architecture",
+                "Data",
+                "Epochs",
+                "Batch",
+                "Published top-1",
+                "Promised",
+                "Cost",
+            ),  # fmt: skip
             [_summary(recipe) for recipe in found],
         ),
         "numbers": _rows(
@@ -52,23 +62,34 @@ def page(text: str) -> str:
 
 def _summary(recipe: Recipe) -> tuple[str, ...]:
     config, cost = recipe.config, recipe.cost()
-    expected = recipe.expected.get(config.model.architecture)
+    architecture = config.model.architecture
+    number = recipe.numbers.get(architecture)
     return (
         f"`{recipe.name}`",
-        f"`{config.model.architecture}`",
+        f"`{architecture}`",
         "any" if recipe.dataset is None else recipe.dataset.name,
         str(config.schedule.epochs),
         str(config.optim.batch_size),
-        "-" if expected is None else f"{expected:g} %",
+        "-" if number is None else f"{number:g} %",
+        "-" if number is None else "yes" if architecture in recipe.expected else "no",
         "-" if cost is None else str(cost),
     )
 
 
 def _describe(recipe: Recipe) -> str:
     lines = [f"### `{recipe.name}`", "", recipe.text, "", f"Source: {recipe.source}."]
-    if recipe.expected:
-        each = ", ".join(f"`{name}` {top1:g} %" for name, top1 in recipe.expected.items())
-        lines.append(f"Expected top-1: {each} ({recipe.measured}).")
+    for words, numbers in (
+        ("Promised top-1", recipe.expected),
+        ("Published top-1, not promised", recipe.published),
+    ):
+        if numbers:
+            each = ", ".join(f"`{name}` {top1:g} %" for name, top1 in numbers.items())
+            lines.append(f"{words}: {each} ({recipe.measured}).")
+    for name, settings in recipe.settings.items():
+        lines.append(f"For `{name}`: {', '.join(f'`{each}`' for each in settings)}.")
+    if recipe.norm_batch_sizes:
+        sizes = sorted(set(recipe.norm_batch_sizes.values()), reverse=True)
+        lines.append(f"Pictures a batch norm saw at once: {', '.join(map(str, sizes))}.")
     if recipe.time:
         lines.append(f"Published training time: {recipe.time}.")
     return "\n".join([*lines, ""])

@@ -30,6 +30,7 @@ prefetch classifier
 training training.config training.registry training.recipes training.samples
 training.listing training.folders training.shards training.rows training.arrow training.tables
 training.layouts training.split training.scan training.data training.order
+training.operations
 training.augment zoo interchange testing
 training.losses training.optim training.dist training.checkpoint training.feed training.state
 training.resume training.score training.loop training.records training.plots training.report

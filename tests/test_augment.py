@@ -10,6 +10,7 @@ from PIL import Image
 
 from resnext import preprocess
 from resnext.training.config import AugmentConfig, DataConfig
+from resnext.training.operations import OPERATIONS, Strength
 
 torch: Any = pytest.importorskip("torch")
 pytest.importorskip("torchvision")
@@ -103,10 +104,24 @@ def test_padding_moves_a_small_picture_by_at_most_its_width() -> None:
         found = augment.TrainTransform(small, AugmentConfig(pad=4, flip=0.0))(
             Image.fromarray(pixels), key
         )
-        (_, down, right) = np.argwhere(found.numpy())[0]
+        (_, down, right) = np.argwhere(found.numpy() == 255)[0]
         seen.add((int(down), int(right)))
     assert {down for down, _ in seen} == set(range(12, 21))
     assert {right for _, right in seen} == set(range(12, 21))
+
+
+def test_the_border_is_zero_once_normalized() -> None:
+    """As the paper's authors have it: they normalize first, and pad with zeros."""
+    data = DataConfig(train_size=32, mean=(125.3 / 255, 123.0 / 255, 113.9 / 255))
+    white = Image.new("RGB", (32, 32), (255, 255, 255))
+    transform = augment.TrainTransform(data, AugmentConfig(pad=4, flip=0.0))
+    borders = 0
+    for key in range(20):
+        found = transform(white, key)
+        outside = found[:, (found != 255).all(0)]
+        borders += outside.numel() > 0
+        assert (outside == torch.tensor([[125], [123], [114]])).all()
+    assert borders > 10
 
 
 def test_padding_takes_all_of_a_large_picture_first() -> None:
@@ -176,6 +191,26 @@ def test_varied_operations_come_by_chance_and_vary() -> None:
     fixed = kinds(rand_ops=1, rand_magnitude=15, rand_chance=0.999)
     varied = kinds(rand_ops=1, rand_magnitude=15, rand_std=5.0)
     assert never < fixed < varied
+
+
+def test_varied_operations_do_what_timm_s_do() -> None:
+    """One at a time on a picture: what comes out is what timm would have made of it."""
+    config = AugmentConfig(
+        policy="rand", rand_ops=1, rand_magnitude=21, rand_chance=0.999, crop_area=(1, 1), flip=0
+    )
+    data = DataConfig(train_size=40, interpolation="bicubic")
+    transform = augment.TrainTransform(data, config)
+    square, color = picture(40, 40), tuple(round(255 * value) for value in data.mean)
+    possible = {
+        np.asarray(
+            operation(square, Strength(level=7, sign=sign, fill=color))  # type: ignore[arg-type]
+        ).tobytes()
+        for operation in OPERATIONS.values()
+        for sign in (1, -1)
+    }
+    drawn = {transform(square, key).permute(1, 2, 0).numpy().tobytes() for key in range(300)}
+    assert drawn <= possible | {np.asarray(square).tobytes()}
+    assert len(drawn) >= len(possible) - 2
 
 
 def test_light_follows_the_colors_of_imagenet() -> None:

@@ -93,15 +93,16 @@ def test_steps_are_those_of_torchvision() -> None:
     """Its network, transforms, mixup, loss, groups, optimizer and mean, as its references."""
     from torch.optim.swa_utils import AveragedModel
     from torchvision.models.resnet import Bottleneck, ResNet
+    from torchvision.ops._utils import split_normalization_params
     from torchvision.transforms import v2
 
-    run = make(*STEP, "augment.mixup_alpha=0.2")
+    run = make(*STEP, "augment.mixup_alpha=0.2", "optim.decay_biases=true")
     state = start(run)
     model = ResNet(Bottleneck, [2, 2, 2, 2], num_classes=3, groups=2, width_per_group=4)
     model.load_state_dict(state.model.state_dict())
     mean = AveragedModel(model, avg_fn=lambda old, new, _: 0.9 * old + 0.1 * new, use_buffers=True)
-    mean.update_parameters(model)
-    many, single = ([p for p in model.parameters() if (p.ndim > 1) == m] for m in (True, False))
+    single, many = split_normalization_params(model)
+    assert model.fc.bias is many[-1], "it decays"
     optimizer = torch.optim.SGD(
         [{"params": many, "weight_decay": 0.001}, {"params": single, "weight_decay": 0.0}],
         lr=run.config.optim.scaled_lr, momentum=0.9, nesterov=True,
@@ -113,7 +114,7 @@ def test_steps_are_those_of_torchvision() -> None:
         ]
     )
     mixup = v2.MixUp(alpha=0.2, num_classes=3)
-    for step in range(2):
+    for step in range(3):
         pixels, labels = batch(run, step)
         share = torch.tensor([_share(run, step)])
         mixup._dist = SimpleNamespace(sample=lambda _, share=share: share)
@@ -132,7 +133,7 @@ def test_steps_are_those_of_torchvision() -> None:
 
 @pytest.mark.parametrize("name", ["sgd", _slow("lamb")])
 def test_steps_are_those_of_timm(name: str) -> None:
-    """Its network, mixup, loss, groups, optimizers and mean."""
+    """Its network, mixup, loss, groups and optimizers; its mean from the first step on."""
     timm = pytest.importorskip("timm")
     from timm.data import Mixup
     from timm.loss import SoftTargetCrossEntropy
@@ -165,7 +166,10 @@ def test_steps_are_those_of_timm(name: str) -> None:
         loss = SoftTargetCrossEntropy()(model(images), targets)
         loss.backward()
         optimizer.step()
-        mean.update(model)
+        if step == 0:
+            mean.set(model)
+        else:
+            mean.update(model)
         found = loop.train_step(state, pixels, labels, run)
         assert found == pytest.approx(loss.item(), abs=1e-6)
         # LAMB divides by the root of gradients' squares, of tiny ones too.
@@ -304,26 +308,29 @@ def test_only_the_classifier_learns_while_the_body_is_frozen() -> None:
     assert len(changed) == len(before["model"]), "everything learns"
 
 
-def test_the_mean_starts_when_the_rate_no_longer_rises() -> None:
-    run = make("ema.decay=0.5", "schedule.warmup_epochs=1")
-    state = start(run)
-    for step in range(6):
-        loop.train_step(state, *batch(run, step), run)
-        assert not differences(state.mean.state_dict(), state.model.state_dict())
-    before = copy.deepcopy(state.mean)
-    loop.train_step(state, *batch(run), run)
-    expected = (before.fc.weight + state.model.fc.weight) / 2
-    torch.testing.assert_close(state.mean.fc.weight, expected)
+@pytest.mark.parametrize("warmup", [0, 1, 1.5])
+@pytest.mark.parametrize("every", [1, 4])
+def test_the_mean_is_that_of_torchvision_s_loop(every: int, warmup: float) -> None:
+    """Its references update every so many steps of an epoch, and start anew in the warm-up."""
+    from torch.optim.swa_utils import AveragedModel
 
-
-def test_the_mean_moves_every_so_many_steps() -> None:
-    run = make("ema.decay=0.5", "ema.every=2")
+    run = make("ema.decay=0.5", f"ema.every={every}", f"schedule.warmup_epochs={warmup}")
     state, moved = start(run), []
-    for step in range(4):
-        before = copy.deepcopy(state.mean.state_dict())
-        loop.train_step(state, *batch(run, step), run)
-        moved.append(bool(differences(before, state.mean.state_dict())))
-    assert moved == [False, True, False, True]
+    theirs = AveragedModel(state.model, avg_fn=lambda old, new, _: old + (new - old) / 2,
+                           use_buffers=True)  # fmt: skip
+    for epoch in range(3):
+        for step in range(run.order.steps):
+            before = copy.deepcopy(state.mean.state_dict())
+            loop.train_step(state, *batch(run, step), run)
+            if step % every == 0:
+                theirs.update_parameters(state.model)
+                if epoch < warmup:
+                    theirs.n_averaged.fill_(0)
+            if differences(before, state.mean.state_dict()):
+                moved.append(state.step)
+            assert largest_gap(state.mean.state_dict(), theirs.module.state_dict()) < 1e-6
+    assert moved == ([1, 5, 7, 11, 13, 17] if every == 4 else list(range(1, 19)))
+    assert differences(state.mean.state_dict(), state.model.state_dict())
 
 
 def test_a_teacher_is_learned_from() -> None:

@@ -112,6 +112,28 @@ def test_groups_have_their_rate_and_decay(model: Any) -> None:
     assert (classifier["lr"], classifier["base_lr"]) == (pytest.approx(0.1), pytest.approx(0.2))
 
 
+def test_the_classifier_s_bias_may_decay_as_weights_do(model: Any) -> None:
+    """As in torchvision's references, where only batch norms are apart."""
+    ops = pytest.importorskip("torchvision.ops._utils")
+    config = OptimConfig(weight_decay=0.25, norm_weight_decay=0.0, decay_biases=True)
+    found = {
+        id(parameter): group["weight_decay"]
+        for group in optim.make_optimizer(model, config).param_groups
+        for parameter in group["params"]
+    }
+    norms, others = ops.split_normalization_params(model)
+    assert found == {id(p): 0.0 for p in norms} | {id(p): 0.25 for p in others}
+    assert found[id(model.fc.bias)] == 0.25
+
+
+def test_the_last_rate_may_stay_for_a_while() -> None:
+    config = ScheduleConfig(epochs=14, cooldown_epochs=4, warmup_epochs=2, final_factor=0.25)
+    curve = ScheduleConfig(epochs=10, warmup_epochs=2, final_factor=0.25)
+    for epoch in (0, 1, 2, 5.5, 9.9):
+        assert optim.lr_factor(config, epoch) == optim.lr_factor(curve, epoch)
+    assert optim.lr_factor(config, 10) == optim.lr_factor(config, 13.9) == 0.25
+
+
 def test_sgd_without_momentum_takes_no_nesterov(model: Any) -> None:
     optimizer = optim.make_optimizer(model, OptimConfig(momentum=0.0, nesterov=True))
     assert not optimizer.param_groups[0]["nesterov"]

@@ -42,6 +42,9 @@ RSB = {
     "schedule.kind": "cosine",
     "schedule.warmup_epochs": 5.0,
     "loss.kind": "bce",
+    "loss.bce_threshold": 0.2,
+    "schedule.every": "epoch",
+    "model.zero_init_last": True,
     "augment.cutmix_alpha": 1.0,
     "augment.policy": "rand",
     "augment.rand_std": 1.5,
@@ -83,6 +86,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "optim.batch_size": 1024,
         "optim.weight_decay": 2e-5,
         "optim.norm_weight_decay": 0.0,
+        "optim.decay_biases": True,
         "schedule.epochs": 600,
         "schedule.warmup_epochs": 5.0,
         "schedule.warmup_factor": 0.01,
@@ -100,7 +104,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "optim.lr": 0.6,
         "optim.batch_size": 8 * 192,
         "optim.weight_decay": 1e-4,
-        "schedule.epochs": 240,
+        "schedule.epochs": 250,
+        "schedule.cooldown_epochs": 10,
         "schedule.warmup_epochs": 5.0,
         "augment.policy": "rand",
         "augment.rand_magnitude": 21,  # 7 of 10
@@ -166,7 +171,9 @@ def test_a_recipe_says_where_it_comes_from(name: str) -> None:
     assert recipe.measured
     assert len(recipe.text.splitlines()) > 2
     assert 0 < len(recipe.summary) < 80
-    for architecture in (recipe.config.model.architecture, *recipe.expected):
+    assert not set(recipe.expected) & set(recipe.published)
+    assert ("differs" in recipe.text.lower()) == bool(recipe.published)
+    for architecture in (recipe.config.model.architecture, *recipe.numbers):
         arch.parse(architecture)
     assert TrainConfig.from_json(recipe.to_json()["config"]) == recipe.config
 
@@ -184,7 +191,7 @@ def test_a_recipe_says_where_it_comes_from(name: str) -> None:
     ],
 )
 def test_the_paper_s_errors(name: str, architecture: str, error: float) -> None:
-    assert recipes.get(name).expected[architecture] == pytest.approx(100 - error)
+    assert recipes.get(name).published[architecture] == pytest.approx(100 - error)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +207,21 @@ def test_the_paper_s_errors(name: str, architecture: str, error: float) -> None:
 def test_the_learning_rate_at_other_batches(name: str, batch_size: int, lr: float) -> None:
     config = recipes.get(name).config.override([f"optim.batch_size={batch_size}"])
     assert config.optim.scaled_lr == pytest.approx(lr)
+
+
+def test_an_architecture_has_settings_of_its_own() -> None:
+    own = recipes.get("torchvision-v1").config_for("resnext101_32x8d")
+    assert (own.optim.batch_size, own.model.architecture) == (1024, "resnext101_32x8d")
+    assert own.optim.scaled_lr == pytest.approx(0.4)
+    assert recipes.get("torchvision-v1").config.optim.batch_size == 256
+
+
+def test_only_what_produced_a_number_promises_it() -> None:
+    promised = {name: set(recipes.get(name).expected) for name in recipes.names()}
+    assert {name: found for name, found in promised.items() if found} == {
+        "torchvision-v1": {"resnext50_32x4d", "resnext101_32x8d"},
+        "torchvision-v2": {"resnext101_64x4d"},
+    }
 
 
 def test_torchvision_s_mean_of_the_weights() -> None:
@@ -268,20 +290,46 @@ def test_a_schedule_by_epoch_stays_through_it() -> None:
 
     schedule = recipes.get("torchvision-v2").config.schedule
     assert optim.lr_factor(schedule, 100.99) == optim.lr_factor(schedule, 100.0)
-    by_step = recipes.get("rsb-a1").config.schedule
-    assert optim.lr_factor(by_step, 100.99) < optim.lr_factor(by_step, 100.0)
+    by_step = recipes.get("default").config.schedule
+    assert optim.lr_factor(by_step, 60.99) < optim.lr_factor(by_step, 60.0)
 
 
 @pytest.mark.torch
-def test_the_schedule_of_timm_ra_is_timm_s() -> None:
+@pytest.mark.parametrize(
+    ("name", "epochs", "lr", "last"),
+    [
+        ("timm-ra", 240, 0.6, 1e-5),
+        ("rsb-a1", 600, 5e-3, 1e-6),
+        ("rsb-a2", 300, 5e-3, 1e-6),
+        ("rsb-a3", 100, 8e-3, 1e-6),
+    ],
+)
+def test_the_schedules_of_timm_s_recipes(name: str, epochs: int, lr: float, last: float) -> None:
     import torch
 
     scheduler = pytest.importorskip("timm.scheduler")
-    config = recipes.get("timm-ra").config
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.6)
+    config = recipes.get(name).config
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
     theirs = scheduler.CosineLRScheduler(
-        optimizer, t_initial=240, lr_min=1e-5, warmup_t=5, warmup_lr_init=1e-4
+        optimizer, t_initial=epochs, lr_min=last, warmup_t=5, warmup_lr_init=1e-4
     )
-    expected = [theirs._get_lr(epoch)[0] for epoch in range(240)]
-    found = [config.optim.scaled_lr * factor for factor in factors("timm-ra")]
+    expected = [theirs._get_lr(epoch)[0] for epoch in range(config.schedule.epochs)]
+    found = [config.optim.scaled_lr * factor for factor in factors(name)]
     assert found == pytest.approx(expected, rel=1e-9)
+    assert found[0] == pytest.approx(1e-4)
+
+
+@pytest.mark.torch
+def test_the_targets_of_resnet_strikes_back_are_timm_s() -> None:
+    import torch
+
+    from resnext.training import losses
+
+    loss = pytest.importorskip("timm.loss").BinaryCrossEntropy
+    config = recipes.get("rsb-a2").config.loss
+    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    targets = torch.zeros(4, 5)
+    targets[:, 0] = torch.tensor([0.15, 0.25, 0.5, 1.0])
+    targets[:, 3] = 1 - targets[:, 0]
+    theirs = loss(smoothing=0.0, target_threshold=0.2)(logits, targets)
+    torch.testing.assert_close(losses.compute(logits, targets, config), theirs)

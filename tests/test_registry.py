@@ -16,15 +16,70 @@ def changed(name: str, *settings: str) -> TrainConfig:
 
 @pytest.mark.parametrize("name", recipes.names())
 def test_a_recipe_that_is_kept_to_deviates_in_nothing(name: str) -> None:
-    config = changed(name, "seed=3", "data.num_workers=2", "optim.grad_accum_steps=4")
-    assert recipes.deviations(config) == []
     recipe = recipes.get(name)
-    if recipe.dataset is not None:
-        data = {
-            "num_classes": recipe.dataset.num_classes,
-            "num_pictures": recipe.dataset.num_pictures - 12,  # some cannot be read
-        }
-        assert recipes.deviations(config, **data) == []
+    own = recipe.config.model.architecture
+    for architecture in {own, *recipe.numbers}:
+        config = recipe.config_for(architecture).override(["seed=3", "data.num_workers=2"])
+        assert _but_for_what_differs(recipe, architecture, config) == []
+        if recipe.dataset is not None:
+            data = {
+                "num_classes": recipe.dataset.num_classes,
+                "num_pictures": recipe.dataset.num_pictures - 12,  # some cannot be read
+            }
+            assert _but_for_what_differs(recipe, architecture, config, **data) == []
+
+
+def _but_for_what_differs(
+    recipe: registry.Recipe, architecture: str, config: TrainConfig, **data: int
+) -> list[str]:
+    said = recipes.deviations(config, **data)
+    if architecture not in recipe.published:
+        return said
+    assert f"is not promised: see `resnext recipes {recipe.name}`" in said[-1]
+    assert f"{recipe.published[architecture]:g} %" in said[-1]
+    assert recipes.promised(config) is None
+    return said[:-1]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "batch_size", "norm"),
+    [("resnext50_32x4d", 256, 32), ("resnext101_32x8d", 1024, 16)],
+)
+def test_a_promise_holds_for_the_batch_that_was_trained_with(
+    architecture: str, batch_size: int, norm: int
+) -> None:
+    found = recipes.get("torchvision-v1")
+    config = found.config_for(architecture)
+    assert config.optim.batch_size == batch_size
+    parts = config.override([f"optim.grad_accum_steps={batch_size // norm}"])
+    assert recipes.deviations(parts) == []
+    assert recipes.promised(parts) == found.expected[architecture]
+    on_eight = config.override([f"optim.grad_accum_steps={batch_size // norm // 8}"])
+    assert recipes.deviations(on_eight, world_size=8) == []
+    other = 1280 - batch_size
+    said = recipes.deviations(config.override([f"optim.batch_size={other}"]))
+    assert said[0].startswith(f"optim.batch_size is {other}; the recipe has {batch_size}")
+    assert "no longer promised" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("parts", "processes", "seen", "hint"),
+    [(256, 1, 1, 8), (1, 1, 256, 8), (1, 2, 128, 4), (3, 1, 86, 8), (1, 16, 16, 0)],
+)
+def test_batch_norms_that_see_another_number_are_said(
+    parts: int, processes: int, seen: int, hint: int
+) -> None:
+    config = changed("torchvision-v1", f"optim.grad_accum_steps={parts}")
+    said = recipes.deviations(config, world_size=processes)
+    expected = f"batch norms see {seen} pictures at once; the published run's saw 32"
+    assert said[0] == expected + (f" (--set optim.grad_accum_steps={hint})" if hint else "")
+    assert said[1:] == ["so the published 77.618 % top-1 is no longer promised"]
+
+
+def test_synchronized_batch_norms_see_what_all_processes_have() -> None:
+    config = changed("torchvision-v1", "optim.grad_accum_steps=1", "model.sync_batch_norm=true")
+    said = recipes.deviations(config, world_size=8)
+    assert "batch norms see 256 pictures at once; the published run's saw 32" in said
 
 
 def test_a_change_is_said_with_what_it_was_and_what_it_costs() -> None:
@@ -46,6 +101,9 @@ def test_another_architecture_has_its_own_number() -> None:
     config = changed("torchvision-v2", "model.architecture=resnext101_64x4d")
     assert recipes.deviations(config) == []
     assert recipes.promised(config) == 83.246
+    unsure = recipes.get("torchvision-v2").config_for("resnext101_32x8d")
+    assert recipes.promised(unsure) is None
+    assert recipes.deviations(unsure)[0].startswith("82.834 % top-1 was published with settings")
     other = changed("torchvision-v2", "model.architecture=resnext26_32x4d")
     assert recipes.promised(other) is None
     assert len(recipes.deviations(other)) == 2

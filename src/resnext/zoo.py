@@ -234,6 +234,7 @@ def parameter_groups(
     lr: float,
     weight_decay: float = 0.0,
     norm_weight_decay: float = 0.0,
+    decay_biases: bool = False,
     layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Sort the trainable parameters into groups for an optimizer.
@@ -242,7 +243,8 @@ def parameter_groups(
         model: What `create_model` returned.
         lr: Learning rate of the classifier.
         weight_decay: Of convolutions and the classifier.
-        norm_weight_decay: Of batch norms and biases.
+        norm_weight_decay: Of batch norms, and of biases.
+        decay_biases: Biases of convolutions and the classifier take `weight_decay` instead.
         layer_decay: Factor on the learning rate for each step down: from the classifier
             over the blocks, one by one, to the stem.
 
@@ -261,12 +263,17 @@ def parameter_groups(
     depths = {name: index for index, name in enumerate(blocks, 1)}
     head = len(blocks) + 1
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    biases = {
+        f"{name}.bias"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         block = ".".join(name.split(".")[:2])
         depth = head if name.startswith("fc.") else depths.get(block, 0)
-        decays = parameter.ndim > NO_DECAY_DIMENSIONS
+        decays = parameter.ndim > NO_DECAY_DIMENSIONS or (decay_biases and name in biases)
         group = groups.setdefault(
             (depth, decays),
             {

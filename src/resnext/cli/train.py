@@ -74,10 +74,9 @@ def train(
     changes = [f"{_KEYS[name]}={value}" for name, value in options.items() if value is not None]
     changes += ["deterministic=true"] if deterministic else []
     changes += [f"optim.lr={lr}"] if lr not in (None, "auto") else []
-    config = recipes.get(recipe).config
-    config = (config if teacher is None else config.taught_by(teacher)).override(
-        [*changes, *settings]
-    )
+    config = recipes.get(recipe).config_for(options["model"] or "")
+    config = config if teacher is None else config.taught_by(teacher)
+    config = config.override([*changes, *settings])
 
     dist = import_extra("resnext.training.dist", extra="train")
     full = import_extra("resnext.training.full", extra="train")

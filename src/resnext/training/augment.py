@@ -10,6 +10,7 @@ TrivialAugment arXiv:2103.10158; RandAugment arXiv:1909.13719; most transforms a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from torchvision.transforms import v2
 from resnext import images, preprocess
 from resnext.preprocess import PreprocessSpec
 from resnext.training.config import AugmentConfig, DataConfig
+from resnext.training.operations import MAX_LEVEL, OPERATIONS, Strength
 
-_MAX_MAGNITUDE = 30  # of torchvision's RandAugment, which has 31 of them
+_MAX_MAGNITUDE = 30  # as `AugmentConfig` counts them
 # Eigenvectors times eigenvalues of ImageNet's colors (AlexNet, section 4.1; fb.resnet.torch).
 _LIGHTING = np.array(
     [
@@ -134,32 +136,46 @@ class Lighting(v2.Transform):  # type: ignore[misc]
 
 
 class VariedRandAugment(v2.Transform):  # type: ignore[misc]
-    """RandAugment whose operations come by chance, with a magnitude that varies.
+    """timm's RandAugment: operations that come by chance, with a level that varies.
 
     Args:
-        augment: Number, chance, magnitude and its standard deviation.
-        filter: Of rotations and shears.
+        augment: Number, chance, magnitude and its standard deviation, each of 0 to 30.
+        filters: Of turning, shearing and moving, one by chance.
         fill: Color of what comes in from outside, R, G and B of 0 to 255.
     """
 
     def __init__(
-        self, augment: AugmentConfig, *, filter: v2.InterpolationMode, fill: list[float]
+        self,
+        augment: AugmentConfig,
+        *,
+        filters: Sequence[v2.InterpolationMode],
+        fill: tuple[int, int, int],
     ) -> None:
         super().__init__()
         self.augment = augment
-        self._by_magnitude = [
-            v2.RandAugment(1, magnitude, interpolation=filter, fill=fill)
-            for magnitude in range(_MAX_MAGNITUDE + 1)
-        ]
+        self.filters = [Image.Resampling[filter.name] for filter in filters]
+        self.fill = fill
 
     def forward(self, image: Tensor) -> Tensor:
         """Change (3, H, W) uint8."""
+        picture = v2.functional.to_pil_image(image)
+        names = list(OPERATIONS)
         for _ in range(self.augment.rand_ops):
             if torch.rand(()) < self.augment.rand_chance:
-                drawn = torch.randn(()) * self.augment.rand_std + self.augment.rand_magnitude
-                magnitude = int(drawn.round().clamp(0, _MAX_MAGNITUDE))
-                image = self._by_magnitude[magnitude](image)
-        return image
+                name = names[int(torch.randint(len(names), ()))]
+                picture = OPERATIONS[name](picture, self._draw())
+        changed: Tensor = v2.functional.pil_to_tensor(picture)
+        return changed
+
+    def _draw(self) -> Strength:
+        """Draw how much an operation does."""
+        drawn = torch.randn(()) * self.augment.rand_std + self.augment.rand_magnitude
+        return Strength(
+            level=float(drawn.clamp(0, _MAX_MAGNITUDE)) / _MAX_MAGNITUDE * MAX_LEVEL,
+            sign=1 if torch.rand(()) < 0.5 else -1,
+            fill=self.fill,
+            filter=self.filters[int(torch.randint(len(self.filters), ()))],
+        )
 
 
 class Erasing(v2.Transform):  # type: ignore[misc]
@@ -214,7 +230,7 @@ def _steps(data: DataConfig, augment: AugmentConfig) -> list[v2.Transform]:
     if augment.erase and (augment.erase_noise or augment.erase_count > 1):
         steps.append(Erasing(augment, data))
     elif augment.erase:
-        steps.append(v2.RandomErasing(augment.erase, value=[round(255 * m) for m in data.mean]))
+        steps.append(v2.RandomErasing(augment.erase, value=list(_mean_color(data))))
     return steps
 
 
@@ -222,7 +238,9 @@ def _crop(data: DataConfig, augment: AugmentConfig) -> v2.Transform:
     filters = _filters(data)
     if augment.pad:
         whole = v2.Resize(data.train_size, interpolation=filters[-1], antialias=True)
-        return v2.Compose([whole, v2.RandomCrop(data.train_size, padding=augment.pad)])
+        # The mean color is what zeros around a normalized picture are.
+        crop = v2.RandomCrop(data.train_size, padding=augment.pad, fill=list(_mean_color(data)))
+        return v2.Compose([whole, crop])
     crops = [
         v2.RandomResizedCrop(
             data.train_size, scale=augment.crop_area, interpolation=filter, antialias=True
@@ -237,9 +255,14 @@ def _policy(data: DataConfig, augment: AugmentConfig) -> v2.Transform:
     if augment.policy == "trivial":
         return v2.TrivialAugmentWide(interpolation=filter)
     if augment.rand_std or augment.rand_chance < 1:
-        fill = [255 * value for value in data.mean]
-        return VariedRandAugment(augment, filter=filter, fill=fill)
+        return VariedRandAugment(augment, filters=_filters(data), fill=_mean_color(data))
     return v2.RandAugment(augment.rand_ops, augment.rand_magnitude, interpolation=filter)
+
+
+def _mean_color(data: DataConfig) -> tuple[int, int, int]:
+    """Return the color that is black once it is normalized, R, G and B of 0 to 255."""
+    red, green, blue = (round(255 * value) for value in data.mean)
+    return red, green, blue
 
 
 def _filters(data: DataConfig) -> list[v2.InterpolationMode]:

@@ -82,14 +82,16 @@ class AugmentConfig:
 
     Args:
         crop_area: Smallest and largest share of the picture in a random crop.
-        pad: Instead of a random crop of random size: zeros around, then a crop (CIFAR).
+        pad: Instead of a random crop of random size: a border of the mean color, then a crop.
         flip: Chance of a mirror image.
         color_jitter: Strength of brightness, contrast and saturation changes.
         lighting: Standard deviation of AlexNet's changes along the colors' principal axes.
         policy: "" for none, "trivial" (TrivialAugment-wide) or "rand" (RandAugment).
         rand_magnitude: Of RandAugment, 0 to 30.
         rand_ops: Operations of RandAugment a picture.
-        rand_std: Standard deviation of its magnitude from picture to picture.
+        rand_std: Standard deviation of its magnitude, from operation to operation. With it or a
+            chance below 1, the operations are timm's, whose level is a third of the magnitude;
+            otherwise torchvision's.
         rand_chance: Chance that each of its operations is done.
         erase: Chance that a rectangle is erased.
         erase_count: Most rectangles a picture, which share the area of one.
@@ -155,7 +157,8 @@ class OptimConfig:
         momentum: Of SGD; the first beta of the others.
         nesterov: Whether SGD looks ahead.
         weight_decay: Of convolutions and the classifier.
-        norm_weight_decay: Of batch norms and biases.
+        norm_weight_decay: Of batch norms, and of biases.
+        decay_biases: Biases take `weight_decay` instead, as in torchvision's references.
         layer_decay: Factor on the learning rate for each block below the classifier.
         clip_norm: Largest L2 norm of the gradient; 0 for no limit.
     """
@@ -170,6 +173,7 @@ class OptimConfig:
     nesterov: bool = False
     weight_decay: float = 1e-4
     norm_weight_decay: float = 1e-4
+    decay_biases: bool = False
     layer_decay: float = 1.0
     clip_norm: float = 0.0
 
@@ -195,6 +199,7 @@ class ScheduleConfig:
         milestones: Epochs after which "step" multiplies by `step_factor`.
         step_factor: What it multiplies by.
         final_factor: Last learning rate of "cosine", as a share.
+        cooldown_epochs: Last of the epochs, in which "cosine" has come to its end.
         freeze_epochs: First epochs in which only the classifier learns.
     """
 
@@ -207,6 +212,7 @@ class ScheduleConfig:
     milestones: tuple[int, ...] = ()
     step_factor: float = 0.1
     final_factor: float = 0.0
+    cooldown_epochs: int = 0
     freeze_epochs: int = 0
 
 
@@ -215,8 +221,9 @@ class EMAConfig:
     """The running mean of the weights that is evaluated and kept.
 
     Args:
-        decay: Share of the old mean that stays at each update; 0 for no mean.
-        every: Steps between updates.
+        decay: Share of the old mean that stays at each update; 0 for no mean. Up to the
+            first update after the warm-up, the weights are copied.
+        every: Steps between updates, counted anew in each epoch, of which the first is one.
     """
 
     decay: float = 0.0
@@ -349,6 +356,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "schedule.warmup_factor": (0, 1),
     "schedule.step_factor": (0, 1),
     "schedule.final_factor": (0, 1),
+    "schedule.cooldown_epochs": (0, 100_000),
     "schedule.freeze_epochs": (0, 100_000),
     "ema.decay": (0, 0.999999),
     "ema.every": (1, 1_000_000),

@@ -129,7 +129,10 @@ def run(
     this = _decide(this, notes, begun=begun, find_lr=find_lr)
     deviations = tuple(
         recipes.deviations(
-            this.config, num_classes=data.train.num_classes, num_pictures=len(data.train)
+            this.config,
+            num_classes=data.train.num_classes,
+            num_pictures=len(data.train),
+            world_size=processes.world_size,
         )
     )
     notes.say(*data.notes)

@@ -68,12 +68,16 @@ def train_step(state: TrainState, pixels: Tensor, labels: Tensor, run: Run) -> f
     state.scaler.step(state.optimizer)
     state.scaler.update()
     dist.average_statistics(state.model, processes)
+    if state.mean is not None and state.step % run.order.steps % config.ema.every == 0:
+        decay = config.ema.decay if _has_mean(state, run) else 0.0
+        optim.update_mean(state.mean, state.model, decay)
     state.step += 1
-    if state.mean is not None and state.step % config.ema.every == 0:
-        # While the rate still rises, the mean of what was is of no use.
-        warm = state.step > config.schedule.warmup_epochs * run.order.steps
-        optim.update_mean(state.mean, state.model, config.ema.decay if warm else 0.0)
     return loss
+
+
+def _has_mean(state: TrainState, run: Run) -> bool:
+    """Tell whether the mean holds weights from after the warm-up, before which none count."""
+    return state.step > math.ceil(run.config.schedule.warmup_epochs) * run.order.steps
 
 
 def _backward(state: TrainState, pixels: Tensor, labels: Tensor, run: Run) -> float:

@@ -25,6 +25,7 @@ def make_optimizer(model: ResNeXt, config: OptimConfig) -> torch.optim.Optimizer
         lr=config.scaled_lr,
         weight_decay=config.weight_decay,
         norm_weight_decay=config.norm_weight_decay,
+        decay_biases=config.decay_biases,
         layer_decay=config.layer_decay,
     )
     for group in groups:
@@ -129,7 +130,8 @@ def lr_factor(config: ScheduleConfig, epoch: float) -> float:
     if config.kind == "step":
         return config.step_factor ** sum(epoch >= mark for mark in config.milestones)
     begin = 0.0 if config.warmup_inside else config.warmup_epochs
-    done = min((epoch - begin) / max(config.epochs - begin, 1e-9), 1.0)
+    end = config.epochs - config.cooldown_epochs
+    done = min((epoch - begin) / max(end - begin, 1e-9), 1.0)
     cosine = (1 + math.cos(math.pi * done)) / 2
     return config.final_factor + (1 - config.final_factor) * cosine
 

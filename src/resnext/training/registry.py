@@ -1,13 +1,14 @@
 """What a recipe is: its numbers, their source, its cost and promise.
 
-A number is promised for the architectures listed with it, on the recipe's own data, and for
-nothing else: `deviations` says what a run changed. The recipes are in `training.recipes`.
-Standard library only.
+A number is promised for the architectures listed with it, on the recipe's own data, with the
+settings that produced it, and for nothing else: `deviations` says what a run changed. The
+recipes are in `training.recipes`. Standard library only.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -57,7 +58,11 @@ class Recipe:
         build: Returns its numbers.
         source: Paper, table or file that they come from.
         dataset: What the expected numbers were published for; None for any data.
-        expected: Top-1 in percent on the validation pictures, by architecture.
+        expected: Promised top-1 in percent on the validation pictures, by architecture.
+        published: The same where the settings behind it are not known or not met exactly, as
+            the description says: good to compare with, not promised.
+        settings: What an architecture was trained with instead, as `override` takes it.
+        norm_batch_sizes: Pictures that a batch norm saw at once, by architecture.
         measured: How that was measured, or why there is none.
         time: Published training time.
     """
@@ -67,13 +72,32 @@ class Recipe:
     source: str
     dataset: Dataset | None = None
     expected: Mapping[str, float] = field(default_factory=dict)
+    published: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    norm_batch_sizes: Mapping[str, int] = field(default_factory=dict)
     measured: str = ""
     time: str = ""
 
     @property
     def config(self) -> TrainConfig:
         """The numbers, with the name of the recipe."""
-        return replace(self.build(), recipe=self.name)
+        return self.config_for("")
+
+    def config_for(self, architecture: str) -> TrainConfig:
+        """Return the numbers for an architecture.
+
+        Args:
+            architecture: Any; "" for the recipe's own.
+        """
+        config = replace(self.build(), recipe=self.name)
+        architecture = architecture or config.model.architecture
+        own = self.settings.get(architecture, ())
+        return config.override([f"model.architecture={architecture}", *own])
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Top-1 in percent by architecture, promised or not."""
+        return {**self.published, **self.expected}
 
     @property
     def summary(self) -> str:
@@ -98,8 +122,8 @@ class Recipe:
         """
         if self.dataset is None:
             return None
-        config = self.config
-        spec = arch.parse(architecture or config.model.architecture)
+        config = self.config_for(architecture)
+        spec = arch.parse(config.model.architecture)
         spec = replace(spec, num_classes=self.dataset.num_classes)
         pictures = config.schedule.epochs * self.dataset.num_pictures
         forward = arch.num_macs(spec, config.data.train_size)
@@ -116,6 +140,9 @@ class Recipe:
             "dataset": None if self.dataset is None else self.dataset.name,
             "architecture": self.config.model.architecture,
             "expected": dict(self.expected),
+            "published": dict(self.published),
+            "settings": {name: list(each) for name, each in self.settings.items()},
+            "norm_batch_sizes": dict(self.norm_batch_sizes),
             "measured": self.measured,
             "time": self.time,
             "pictures": None if cost is None else cost.pictures,
@@ -185,17 +212,21 @@ def get(name: str) -> Recipe:
 
 def is_published(name: str) -> bool:
     """Tell whether there are published numbers to hold a run against."""
-    return name in _RECIPES and bool(_RECIPES[name].expected)
+    return name in _RECIPES and bool(_RECIPES[name].numbers)
 
 
 def promised(config: TrainConfig) -> float | None:
-    """Return the published top-1 of a run's recipe for its architecture, in percent."""
+    """Return what a run's recipe promises for its architecture: top-1 in percent."""
     found = _RECIPES.get(config.recipe)
     return None if found is None else found.expected.get(config.model.architecture)
 
 
 def deviations(
-    config: TrainConfig, *, num_classes: int | None = None, num_pictures: int | None = None
+    config: TrainConfig,
+    *,
+    num_classes: int | None = None,
+    num_pictures: int | None = None,
+    world_size: int = 1,
 ) -> list[str]:
     """Say what a run changed against its recipe, and what that means.
 
@@ -203,6 +234,7 @@ def deviations(
         config: What the run does.
         num_classes: Of its data, where that is known.
         num_pictures: Training pictures, where that is known.
+        world_size: Processes that share a batch.
 
     Returns:
         One sentence each; none for a run that keeps to its recipe, or has none.
@@ -210,17 +242,41 @@ def deviations(
     found = _RECIPES.get(config.recipe)
     if found is None:
         return []
-    original = found.config
+    architecture = config.model.architecture
+    original = found.config_for(architecture if architecture in found.numbers else "")
     said = [
         _describe_change(path, config, original)
         for path in differences(config, original)
-        if path not in _FREE and not (path == "model.architecture" and promised(config))
+        if path not in _FREE
     ]
+    said += _other_norm_batch(found, config, world_size)
     said += _other_data(found.dataset, num_classes, num_pictures)
-    number = promised(config) or promised(original)
-    if said and number is not None:
+    number = found.numbers.get(original.model.architecture)
+    if number is None:
+        return said
+    if original.model.architecture in found.published:
+        said.append(f"{number:g} % top-1 was published with settings that are not exactly these,"
+                    f" and is not promised: see `resnext recipes {found.name}`")  # fmt: skip
+    elif said:
         said.append(f"so the published {number:g} % top-1 is no longer promised")
     return said
+
+
+def _other_norm_batch(found: Recipe, config: TrainConfig, world_size: int) -> list[str]:
+    published = found.norm_batch_sizes.get(config.model.architecture)
+    num_parts = config.optim.grad_accum_steps
+    if published is None or not num_parts:  # 0: not found by trial yet
+        return []
+    share = config.optim.batch_size // world_size
+    seen = math.ceil(share / num_parts)
+    if config.model.sync_batch_norm:
+        seen *= world_size
+    if seen == published:
+        return []
+    said = f"batch norms see {seen} pictures at once; the published run's saw {published}"
+    if share % published == 0 and not config.model.sync_batch_norm:
+        said += f" (--set optim.grad_accum_steps={share // published})"
+    return [said]
 
 
 def _other_data(
