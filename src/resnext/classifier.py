@@ -164,6 +164,27 @@ class Classifier:
             for one in batch:
                 yield one.pixels if isinstance(one.pixels, ImageError) else next(rows)
 
+    def logits_each(
+        self, images: Any, *, batch_size: int | None = None
+    ) -> Iterator[NDArray[np.float32] | ImageError]:
+        """Compute the logits of a stream of pictures, one by one.
+
+        Batches follow from the pictures alone and not from the timing, so that a part that
+        begins at a multiple of the batch size gets the bits that the whole would have had.
+
+        Args:
+            images: As for `predict`.
+            batch_size: Pictures per engine call; by default what suits the engine.
+
+        Yields:
+            For each picture, in order, its (K,) logits, or why it has none.
+        """
+        for batch in self._decoded(images, batch_size, patience=None):
+            good = [one.pixels for one in batch if not isinstance(one.pixels, ImageError)]
+            rows = iter(self._run(good).logits)
+            for one in batch:
+                yield one.pixels if isinstance(one.pixels, ImageError) else next(rows)
+
     def __repr__(self) -> str:
         return f"Classifier({self.document.name!r}, {self.engine})"
 
@@ -188,7 +209,13 @@ class Classifier:
             outputs.logits, document.labels, top_k=top_k, temperature=document.temperature
         )
 
-    def _decoded(self, pictures: Any, batch_size: int | None) -> Iterator[list[_Loaded]]:
+    def _decoded(
+        self,
+        pictures: Any,
+        batch_size: int | None,
+        *,
+        patience: float | None = prefetch.PATIENCE,
+    ) -> Iterator[list[_Loaded]]:
         if batch_size is None:
             batch_size = self.engine.best_batch_size
         if batch_size < 1:
@@ -197,7 +224,11 @@ class Classifier:
         # is ahead counts as it came, and a picture may come as 10 MB of bytes.
         ahead = 2 * batch_size + (os.cpu_count() or 1)
         return prefetch.batches(
-            _as_iterable(pictures), self._try_load, batch_size=batch_size, ahead=ahead
+            _as_iterable(pictures),
+            self._try_load,
+            batch_size=batch_size,
+            ahead=ahead,
+            patience=patience,
         )
 
     def _load(self, picture: Any) -> NDArray[np.uint8]:
