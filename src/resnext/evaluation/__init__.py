@@ -1,1 +1,1 @@
-"""Evaluation: how good a model is, where it is wrong, and which of two is better."""
+"""How good a model is, where it is wrong, and which of two is better."""

@@ -1,7 +1,7 @@
 """Logits on the disk, group by group: a run that was killed goes on where it stopped.
 
     run.json      what is computed by what; another run never continues it
-    logits.bin    float32 rows, one for each picture, in order
+    logits.bin    float32 rows, one for each picture that can be read, in order
     groups.jsonl  one line a group: its pictures, the CRC-32 of its rows, what failed
 
 A group counts when its line is there whole and its rows have that sum. Memory is bounded:
@@ -77,10 +77,10 @@ class Journal:
         Raises:
             OutputError: It cannot be written.
         """
-        content = b"".join(self._content(row) for row in rows)
-        bad = [
-            [place, row.reason] for place, row in enumerate(rows) if isinstance(row, ImageError)
-        ]
+        content = b"".join(
+            row.astype(_ITEM).tobytes() for row in rows if not isinstance(row, ImageError)
+        )
+        bad = [[place, row.reason] for place, row in enumerate(rows) if isinstance(row, ImageError)]
         line = {"count": len(rows), "crc32": zlib.crc32(content), "bad": bad}
         try:
             _write(self._logits, content)
@@ -90,10 +90,10 @@ class Journal:
         self._count(line)
 
     def logits(self) -> NDArray[np.float32]:
-        """Return the (N, K) rows so far, read from the disk as needed; NaN where one failed."""
-        if not self.done:
-            return np.empty((0, self._num_classes), np.float32)
-        shape = (self.done, self._num_classes)
+        """Return the rows of the pictures so far that are not `bad`, read as they are needed."""
+        shape = (self.done - len(self.bad), self._num_classes)
+        if not shape[0]:
+            return np.empty(shape, np.float32)
         return np.memmap(self._folder / LOGITS, _ITEM, mode="r", shape=shape)
 
     def close(self) -> None:
@@ -106,11 +106,6 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _content(self, row: Row) -> bytes:
-        if isinstance(row, ImageError):
-            row = np.full(self._num_classes, np.nan, _ITEM)
-        return row.astype(_ITEM).tobytes()
 
     def _count(self, group: Mapping[str, Any]) -> None:
         self.bad.update((self.done + place, reason) for place, reason in group["bad"])
@@ -127,18 +122,19 @@ class Journal:
     def _resume(self) -> None:
         """Count the whole groups, and cut off what a killed process left after them."""
         size = self._num_classes * _ITEM.itemsize
-        end = 0
+        lines = rows = 0  # bytes of whole groups
         for line in self._groups:
             group = _parse(line)
             if group is None:
                 break
-            content = self._logits.read(group["count"] * size)
-            if zlib.crc32(content) != group["crc32"] or len(content) != group["count"] * size:
+            length = (group["count"] - len(group["bad"])) * size
+            content = self._logits.read(length)
+            if len(content) != length or zlib.crc32(content) != group["crc32"]:
                 break
             self._count(group)
-            end += len(line)
-        for file, place in ((self._groups, end), (self._logits, self.done * size)):
-            file.seek(place)
+            lines, rows = lines + len(line), rows + length
+        for file, end in ((self._groups, lines), (self._logits, rows)):
+            file.seek(end)
             file.truncate()
 
 

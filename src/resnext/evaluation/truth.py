@@ -207,8 +207,7 @@ def _read_real(path: str, text: str) -> list[Answers]:
         raise DatasetError(f"{path} is no JSON: {error}") from error
     ids = imagenet1k().synset_ids or ()
     good = isinstance(rows, list) and all(
-        isinstance(row, list) and all(_is_index(number, len(ids)) for number in row)
-        for row in rows
+        isinstance(row, list) and all(_is_index(number, len(ids)) for number in row) for row in rows
     )
     if not good:
         raise DatasetError(
