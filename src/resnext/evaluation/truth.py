@@ -276,7 +276,9 @@ def _by_position(
     """Look up by the number in ImageNet's file names or, without one, by sorted name."""
     numbers = [_NUMBER.match(name) for name in pictures]
     if all(numbers):
-        positions = {name: int(found[1]) - 1 for name, found in zip(pictures, numbers) if found}
+        positions = {
+            name: int(found[1]) - 1 for name, found in zip(pictures, numbers, strict=True) if found
+        }
     elif len(rows) == len(pictures):
         positions = {name: position for position, name in enumerate(pictures)}
     else:
