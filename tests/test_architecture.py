@@ -27,7 +27,7 @@ TORCH_MODULES = {
     "zoo",
     "checkpoints.pickles",
     "engines.eager",
-    "explore.explain",
+    "explore.gradients",
     "deploy.torchscript",
 }
 # Modules that need an extra, and so are reached through `errors.import_extra` only.
