@@ -16,6 +16,7 @@ from click.shell_completion import get_completion_class, shell_complete
 import resnext
 from resnext.cli.cache import cache
 from resnext.cli.convert import convert
+from resnext.cli.evaluate import evaluate
 from resnext.cli.finetune import finetune
 from resnext.cli.info import info
 from resnext.cli.models import models
@@ -142,5 +143,7 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise _Terminated
 
 
-for command in (predict, finetune, train, recipes, models, info, convert, cache):
+for command in (
+    predict, evaluate, finetune, train, recipes, models, info, convert, cache,
+):  # fmt: skip
     app.add_command(command)

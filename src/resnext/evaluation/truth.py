@@ -76,7 +76,8 @@ def open_truth(
         DatasetError: There is no picture, or no answer for one.
         MissingExtraError: The layout needs pyarrow, which is not installed.
     """
-    place, notes = os.path.abspath(os.fsdecode(path)), ()
+    place = os.path.abspath(os.fsdecode(path))
+    notes: tuple[str, ...] = ()
     part = _part_to_validate_on(place)
     if part:
         notes = (f"the part `{part}` is evaluated",)
@@ -94,10 +95,9 @@ def open_truth(
     entries = listing.train if listing.val is None else listing.val
     if listing.val is not None:
         notes += ("the part to validate on is evaluated",)
-    unused = {name for note in listing.notes for name in (note,) if "`test` is not used" in name}
-    notes += tuple(note for note in listing.notes if note not in unused)
+    notes += tuple(note for note in listing.notes if "`test` is not used" not in note)
     order = listing.classes or ()
-    return _truth(entries, order, f"{'folders or table' if not part else part}", notes)
+    return _truth(entries, order, "class folders or a table", notes)
 
 
 def _truth(
@@ -196,7 +196,8 @@ def read_answers(path: str, pictures: Sequence[str]) -> tuple[Lookup, str]:
     if lines[0][0].lower().startswith("imageid,"):
         return _by_name(path, _read_kaggle(path, text)), "Kaggle's table"
     if len(lines[0]) == 1:
-        return _by_position(path, *_read_column(path, [line[0] for line in lines], pictures))
+        column, kind = _read_column(path, [line[0] for line in lines])
+        return _by_position(path, column, pictures), kind
     return _by_name(path, _read_pairs(path, lines)), "names and classes"
 
 
@@ -227,11 +228,9 @@ def _read_kaggle(path: str, text: str) -> dict[str, Answers]:
     return found
 
 
-def _read_column(
-    path: str, values: Sequence[str], pictures: Sequence[str]
-) -> tuple[list[Answers], Sequence[str], str]:
+def _read_column(path: str, values: Sequence[str]) -> tuple[list[Answers], str]:
     if all(map(_SYNSET.fullmatch, values)):
-        return [(value,) for value in values], pictures, "a synset id a line"
+        return [(value,) for value in values], "a synset id a line"
     order = ilsvrc_order()
     if not all(value.isascii() and value.isdigit() for value in values):
         raise DatasetError(f"{path}: {few(values)}: expected synset ids, or ILSVRC ids", hint=_HINT)
@@ -242,13 +241,13 @@ def _read_column(
             f" to {len(order)}",
             hint="numbers that count synset ids from 0 need the name of the picture before them",
         )
-    return [(order[number - 1],) for number in numbers], pictures, "an ILSVRC id a line"
+    return [(order[number - 1],) for number in numbers], "an ILSVRC id a line"
 
 
 def _read_pairs(path: str, lines: Sequence[Sequence[str]]) -> dict[str, Answers]:
     """Read `name class ...` lines: a synset id, or its number from 0 as Caffe counts."""
     ids = imagenet1k().synset_ids or ()
-    found = {}
+    found: dict[str, Answers] = {}
     for name, value, *_ in lines:
         if value.isascii() and value.isdigit() and _is_index(int(value), len(ids)):
             value = ids[int(value)]
@@ -270,9 +269,7 @@ def _by_name(path: str, found: Mapping[str, Answers]) -> Lookup:
     return lookup
 
 
-def _by_position(
-    path: str, rows: Sequence[Answers], pictures: Sequence[str], kind: str = ""
-) -> Lookup:
+def _by_position(path: str, rows: Sequence[Answers], pictures: Sequence[str]) -> Lookup:
     """Look up by the number in ImageNet's file names or, without one, by sorted name."""
     numbers = [_NUMBER.match(name) for name in pictures]
     if all(numbers):

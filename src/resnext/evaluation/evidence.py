@@ -1,0 +1,97 @@
+"""What stands beside a mistake: the picture, what the answer was seen in, and neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnext import images
+from resnext.classifier import Classifier
+from resnext.errors import ImageError
+from resnext.evaluation.judge import Judged
+from resnext.explore import cam
+
+MOST = 24  # mistakes that are shown
+_OF_A_KIND = 2  # of the same class and answer
+_SHOWN_SIDE = 320  # pixels of a picture that is kept for the page
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Exhibit:
+    """One mistake.
+
+    Args:
+        place: Position among the judged pictures.
+        picture: (H, W, 3), or None where it cannot be read any more.
+        heat: The same with a class activation map of the answer, or None.
+    """
+
+    place: int
+    picture: Pixels | None
+    heat: Pixels | None
+
+
+def worst(judged: Judged, *, most: int = MOST) -> list[int]:
+    """Return the surest wrong answers, no more than two with the same class and answer."""
+    wrong = np.flatnonzero(judged.labeled & ~judged.right)
+    seen: dict[tuple[int, int], int] = {}
+    chosen: list[int] = []
+    for place in wrong[np.argsort(-judged.confidence[wrong], kind="stable")].tolist():
+        kind = (int(judged.targets[place]), int(judged.answers[place]))
+        seen[kind] = seen.get(kind, 0) + 1
+        if seen[kind] <= _OF_A_KIND:
+            chosen.append(place)
+        if len(chosen) == most:
+            break
+    return chosen
+
+
+def collect(classifier: Classifier, judged: Judged, places: Sequence[int]) -> list[Exhibit]:
+    """Read pictures again, and find what their answers were seen in.
+
+    Args:
+        classifier: The model.
+        judged: Its answers.
+        places: Which pictures.
+    """
+    sources = [judged.entries[place].source for place in places]
+    answers = [int(judged.classes[judged.answers[place]]) for place in places]
+    heats = _heat_maps(classifier, sources, answers)
+    return [
+        Exhibit(place=place, picture=_read(source, classifier), heat=heat)
+        for place, source, heat in zip(places, sources, heats, strict=True)
+    ]
+
+
+def _heat_maps(
+    classifier: Classifier, sources: Sequence[Any], answers: Sequence[int]
+) -> list[Pixels | None]:
+    """Lay class activation maps of the answers over the pictures, as the network saw them."""
+    if not sources:
+        return []
+    maps = cam.class_activation_map(classifier, sources, answers)
+    spec = classifier.document.preprocess
+    found: list[Pixels | None] = []
+    for source, one in zip(sources, maps, strict=True):
+        picture = None if isinstance(one, ImageError) else _read(source, classifier)
+        found.append(
+            None
+            if picture is None or isinstance(one, ImageError)
+            else cam.overlay(picture, one.values, spec)
+        )
+    return found
+
+
+def _read(source: Any, classifier: Classifier) -> Pixels | None:
+    try:
+        image = images.open_rgb(source, orientation=classifier.document.preprocess.orientation)
+    except ImageError:
+        return None
+    image.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE))
+    return np.asarray(image)
