@@ -17,8 +17,9 @@ BEGIN, END = "<!-- tree: scripts/readme_tree.py -->\n", "<!-- end of tree -->\n"
 ORDER = """
 errors files transport layers arch featureinfo sources bombs images preprocess predictions
 catalogue modelfile
-evaluation evaluation.arrays evaluation.metrics evaluation.intervals evaluation.paired
-evaluation.calibration evaluation.selective evaluation.conformal
+evaluation evaluation.arrays evaluation.metrics evaluation.multilabel
+evaluation.intervals evaluation.paired evaluation.calibration evaluation.selective
+evaluation.conformal
 checkpoints checkpoints.keymaps checkpoints.timmnames checkpoints.timmconfig
 checkpoints.pickles checkpoints.reader
 hub hub.downloads hub.cache hub.origins weights

@@ -7,6 +7,7 @@ function copies them whole, each goes through them in chunks and computes in flo
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Booleans = NDArray[np.bool_]
 Logits = NDArray[np.floating]
-Targets = NDArray[np.integer] | Booleans  # (N,) right classes, or (N, K) which ones are right
+Targets = NDArray[np.integer[Any]] | Booleans  # (N,) right classes, or (N, K) which ones are right
 
 UNLABELED = -1  # the target of a picture whose class nobody knows: it is left out
 
@@ -60,11 +61,11 @@ def check_logits(logits: Logits) -> None:
     )
 
 
-def check_classes(classes: NDArray[np.integer], num_classes: int, *, name: str) -> None:
+def check_classes(classes: Targets, num_classes: int, *, name: str) -> None:
     """Refuse what is not (N,) class indices.
 
     Args:
-        classes: 0 to K - 1, or `UNLABELED`.
+        classes: 0 to K - 1; targets may be `UNLABELED`.
         num_classes: K.
         name: What they are, for the error.
 
@@ -75,10 +76,12 @@ def check_classes(classes: NDArray[np.integer], num_classes: int, *, name: str) 
         raise ConfigError(
             f"{name} are {classes.dtype} {classes.shape}; expected whole numbers (N,)"
         )
-    if classes.size and not (UNLABELED <= classes.min() and classes.max() < num_classes):
+    least, rest = (
+        (UNLABELED, f", or {UNLABELED} where none is known") if name == "targets" else (0, "")
+    )
+    if classes.size and not (least <= classes.min() and classes.max() < num_classes):
         raise ConfigError(
-            f"{name} are {classes.min()} to {classes.max()}; expected 0 to {num_classes - 1}, "
-            f"or {UNLABELED} where none is known"
+            f"{name} are {classes.min()} to {classes.max()}; expected 0 to {num_classes - 1}{rest}"
         )
 
 
@@ -100,7 +103,7 @@ def check_targets(logits: Logits, targets: Targets) -> None:
             f"targets are {targets.dtype} {targets.shape} for logits {logits.shape}; expected "
             "(N,) class indices or (N, K) bool"
         )
-    if targets.dtype != np.bool_:
+    if targets.ndim == 1:
         check_classes(targets, logits.shape[1], name="targets")
 
 
@@ -119,3 +122,24 @@ def check_pairs(first: NDArray[np.generic], second: NDArray[np.generic], *, name
         raise ConfigError(
             f"{names} are {first.shape} and {second.shape}; expected (N,) of the same pictures"
         )
+
+
+def labeled(
+    targets: NDArray[np.integer], *answers: NDArray[np.integer], num_classes: int
+) -> tuple[Integers, ...]:
+    """Return targets and answers of the pictures that have a target.
+
+    Args:
+        targets: (N,) class indices, or `UNLABELED`.
+        answers: (N,) class indices, of one model or several.
+        num_classes: K.
+
+    Raises:
+        ConfigError: Shapes or indices do not fit.
+    """
+    check_classes(targets, num_classes, name="targets")
+    for answer in answers:
+        check_pairs(answer, targets, names="answers and targets")
+        check_classes(answer, num_classes, name="answers")
+    kept = targets >= 0
+    return tuple(array[kept].astype(np.int64) for array in (targets, *answers))

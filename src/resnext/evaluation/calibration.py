@@ -5,16 +5,28 @@ N pictures, K classes. The confidence of a picture is its highest probability.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from resnext import predictions
 from resnext.errors import ConfigError
-from resnext.evaluation.arrays import Booleans, Floats, Integers, Logits, check_logits, chunks
+from resnext.evaluation.arrays import (
+    Booleans,
+    Floats,
+    Integers,
+    Logits,
+    check_logits,
+    check_pairs,
+    check_targets,
+    chunks,
+)
 
 BINS = 15  # as in Guo et al., arXiv:1706.04599
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0  # what a model file takes
+
+_STEPS, _PRECISION = 100, 1e-11  # of the logarithm of the temperature
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -75,7 +87,11 @@ def confidences(logits: Logits, *, temperature: float = 1.0) -> Floats:
         ConfigError: A shape or the temperature does not fit.
         EngineError: A logit is not finite.
     """
-    raise NotImplementedError
+    check_logits(logits)
+    found = np.empty(len(logits))
+    for part in chunks(*logits.shape):
+        found[part] = predictions.probabilities(logits[part], temperature=temperature).max(axis=1)
+    return found
 
 
 def reliability(
@@ -96,7 +112,24 @@ def reliability(
     Raises:
         ConfigError: Shapes or values do not fit.
     """
-    raise NotImplementedError
+    check_pairs(confidence, right, names="confidence and right")
+    if bins < 1:
+        raise ConfigError(f"bins is {bins}; expected at least 1")
+    if not ((confidence >= 0) & (confidence <= 1)).all():
+        raise ConfigError("a confidence is not a probability; expected 0 to 1")
+    edges = _equal_numbers(confidence, bins) if adaptive else np.linspace(0, 1, bins + 1)
+    # To the left: what equals an edge is in the bin below it.
+    places = np.maximum(np.searchsorted(edges, confidence) - 1, 0)
+    pictures, sums, rights = (
+        np.bincount(places, weights=weights, minlength=len(edges) - 1)
+        for weights in (None, confidence, right)
+    )
+    return Reliability(
+        edges=edges,
+        pictures=pictures,
+        confidence=sums / np.maximum(pictures, 1),
+        accuracy=rights / np.maximum(pictures, 1),
+    )
 
 
 def proper_scores(logits: Logits, targets: Integers, *, temperature: float = 1.0) -> ProperScores:
@@ -111,7 +144,23 @@ def proper_scores(logits: Logits, targets: Integers, *, temperature: float = 1.0
         ConfigError: A shape, an index or the temperature does not fit.
         EngineError: A logit is not finite.
     """
-    raise NotImplementedError
+    check_targets(logits, targets)
+    rows = np.flatnonzero(targets >= 0)
+    nll, brier = np.empty(len(rows)), np.empty(len(rows))
+    for part in chunks(len(rows), logits.shape[1]):
+        own = targets[rows[part], None]
+        shares = logits[rows[part]].astype(np.float64)
+        shares -= shares.max(axis=1, keepdims=True)
+        shares /= temperature
+        nll[part] = -np.take_along_axis(shares, own, axis=1)[:, 0]
+        np.exp(shares, out=shares)
+        sums = shares.sum(axis=1, keepdims=True)
+        nll[part] += np.log(sums[:, 0])
+        shares /= sums
+        # Before squaring: 1 + p * p - 2 * p has no digits left where p is nearly 1.
+        np.put_along_axis(shares, own, np.take_along_axis(shares, own, axis=1) - 1, axis=1)
+        brier[part] = np.einsum("nk,nk->n", shares, shares)
+    return ProperScores(nll=nll, brier=brier)
 
 
 def fit_temperature(logits: Logits, targets: Integers, weights: Floats | None = None) -> float:
@@ -129,4 +178,54 @@ def fit_temperature(logits: Logits, targets: Integers, weights: Floats | None = 
     Returns:
         0.01 to 100.
     """
-    raise NotImplementedError
+    check_targets(logits, targets)
+    known = targets >= 0
+    if not known.any():
+        raise ConfigError("no picture has a target; expected at least 1")
+    weights = np.where(known, 1.0 if weights is None else weights, 0.0)
+    # Newton's method on the logarithm of 1 / temperature, where the slope has one sign on each
+    # side of the best; what leaves the range that is left over tries its end, then its middle.
+    low, high = -math.log(MAX_TEMPERATURE), -math.log(MIN_TEMPERATURE)
+    place, tried = 0.0, {0.0}
+    for _ in range(_STEPS):
+        slope, bend = _slope(logits, targets, weights, math.exp(place))
+        low, high = (low, place) if slope > 0 else (place, high)  # above 0: too sure
+        step = slope / bend if bend > 0 else math.copysign(math.inf, slope)
+        before, place = place, min(max(place - step, low), high) if slope else place
+        if abs(place - before) < _PRECISION:
+            break
+        if place in tried:
+            place = (low + high) / 2
+        tried.add(place)
+    return math.exp(-place)
+
+
+def _slope(
+    logits: Logits, targets: Integers, weights: Floats, sharpness: float
+) -> tuple[float, float]:
+    """Derive the loss by the logarithm of the sharpness, 1 / temperature, and its slope."""
+    slope = bend = 0.0
+    count = int((targets >= 0).sum())
+    for part in chunks(*logits.shape):
+        rows = logits[part].astype(np.float64)
+        rows -= rows.max(axis=1, keepdims=True)
+        shares = np.exp(sharpness * rows)
+        shares /= shares.sum(axis=1, keepdims=True)
+        own = np.take_along_axis(rows, np.maximum(targets[part], 0)[:, None], axis=1)[:, 0]
+        wanted = (count * own + rows.mean(axis=1)) / (count + 1)
+        shares *= rows
+        means = shares.sum(axis=1)
+        squares = np.einsum("nk,nk->n", shares, rows)
+        slope += float(weights[part] @ (means - wanted))
+        bend += float(weights[part] @ (squares - means**2))
+    return sharpness * slope, sharpness * slope + sharpness**2 * bend
+
+
+def _equal_numbers(confidence: Floats, bins: int) -> Floats:
+    """Return edges of bins with equal numbers of pictures, the first ones one more."""
+    if not confidence.size:
+        return np.array([0.0, 1.0])
+    each, more = divmod(len(confidence), bins)
+    numbers = np.arange(1, bins + 1)
+    last = np.sort(confidence)[numbers * each + np.minimum(numbers, more) - 1]
+    return np.unique([0.0, *last]) if last[-1] > 0 else np.array([0.0, 1.0])

@@ -2,26 +2,27 @@
 
 A proportion has Wilson's interval, a mean the normal one, what is made of class counts the
 bootstrap. All hold for pictures drawn independently; they know nothing of another camera.
+N pictures, K classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
 
 from resnext.errors import ConfigError
 from resnext.evaluation import metrics
-from resnext.evaluation.arrays import Floats, Integers
+from resnext.evaluation.arrays import Floats, Integers, check_pairs, chunks, labeled
 from resnext.evaluation.metrics import ClassCounts
 
 CONFIDENCE = 0.95
 DRAWS = 1000
 
-Statistic = Callable[[NDArray[np.int64]], Mapping[str, Floats]]
+Statistic = Callable[[Integers], Mapping[str, Floats]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +40,17 @@ class Interval:
     confidence: float = CONFIDENCE
 
 
+def quantile(confidence: float) -> float:
+    """Return how many standard deviations each side holds a normal variable that often.
+
+    Raises:
+        ConfigError: The confidence is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence is {confidence}; expected more than 0 and less than 1")
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
 def wilson(right: int, pictures: int, *, confidence: float = CONFIDENCE) -> Interval:
     """Compute the interval of a proportion by the score test (Wilson, 1927).
 
@@ -50,11 +62,24 @@ def wilson(right: int, pictures: int, *, confidence: float = CONFIDENCE) -> Inte
     Raises:
         ConfigError: The counts do not fit, or the confidence is out of range.
     """
-    raise NotImplementedError
+    if not 0 <= right <= pictures:
+        raise ConfigError(f"{right} of {pictures} are right; expected 0 to all of them")
+    z = quantile(confidence)
+    if not pictures:
+        return Interval(low=0.0, high=1.0, confidence=confidence)
+    share = right / pictures
+    center = share + z * z / (2 * pictures)
+    reach = z * math.sqrt(share * (1 - share) / pictures + (z / (2 * pictures)) ** 2)
+    scale = 1 + z * z / pictures
+    return Interval(
+        low=(center - reach) / scale if right else 0.0,  # exactly, not nearly
+        high=(center + reach) / scale if right < pictures else 1.0,
+        confidence=confidence,
+    )
 
 
 def mean(values: Floats, *, confidence: float = CONFIDENCE) -> Interval:
-    """Compute the interval of a mean of pictures, such as the loss, by the normal law.
+    """Compute the interval of a mean over pictures, such as the loss, by the normal law.
 
     Args:
         values: (N,) of each picture, at least 2.
@@ -63,7 +88,12 @@ def mean(values: Floats, *, confidence: float = CONFIDENCE) -> Interval:
     Raises:
         ConfigError: There are fewer than 2 values, or the confidence is out of range.
     """
-    raise NotImplementedError
+    if values.ndim != 1 or len(values) < 2:
+        raise ConfigError(f"values are {values.shape}; expected (N,) of at least 2 pictures")
+    center = float(values.mean(dtype=np.float64))
+    error = float(values.std(ddof=1, dtype=np.float64)) / math.sqrt(len(values))
+    reach = quantile(confidence) * error
+    return Interval(low=center - reach, high=center + reach, confidence=confidence)
 
 
 def class_averages(
@@ -90,7 +120,15 @@ def class_averages(
     Raises:
         ConfigError: Shapes, indices or options do not fit.
     """
-    raise NotImplementedError
+    targets, answers = labeled(targets, answers, num_classes=num_classes)
+    cells, pictures = np.unique(targets * num_classes + answers, return_counts=True)
+    strata, answered = np.divmod(cells, num_classes)
+
+    def statistic(counts: Integers) -> Mapping[str, Floats]:
+        redrawn = _count(counts, strata, answered, num_classes)
+        return metrics.average_arrays(redrawn, labels=labels)
+
+    return bootstrap(statistic, pictures, strata, draws=draws, seed=seed, confidence=confidence)
 
 
 def class_average_differences(
@@ -108,7 +146,21 @@ def class_average_differences(
 
     Arguments as for `class_averages`.
     """
-    raise NotImplementedError
+    targets, first, second = labeled(targets, answers_a, answers_b, num_classes=num_classes)
+    cells, pictures = np.unique(
+        (targets * num_classes + first) * num_classes + second, return_counts=True
+    )
+    rest, second = np.divmod(cells, num_classes)
+    strata, first = np.divmod(rest, num_classes)
+
+    def statistic(counts: Integers) -> Mapping[str, Floats]:
+        a, b = (
+            metrics.average_arrays(_count(counts, strata, answered, num_classes), labels=labels)
+            for answered in (first, second)
+        )
+        return {name: b[name] - a[name] for name in a}
+
+    return bootstrap(statistic, pictures, strata, draws=draws, seed=seed, confidence=confidence)
 
 
 def bootstrap(
@@ -126,7 +178,8 @@ def bootstrap(
         statistic: Takes (B, M) numbers of pictures in each cell, and returns (B,) values of
             each name.
         pictures: (M,) number of equal pictures in each cell: 1 each, if none are equal.
-        strata: (M,) which stratum each cell belongs to; its size stays what it is.
+        strata: (M,) which stratum each cell belongs to, in ascending order; the number of
+            pictures of each stays what it is.
         draws: How many times, at least 100.
         seed: Of the draws.
         confidence: More than 0 and less than 1.
@@ -134,4 +187,48 @@ def bootstrap(
     Raises:
         ConfigError: Shapes or options do not fit.
     """
-    raise NotImplementedError
+    check_pairs(pictures, strata, names="pictures and strata")
+    if draws < 100:
+        raise ConfigError(f"draws is {draws}; expected at least 100")
+    quantile(confidence)
+    parts = [statistic(counts) for counts in _redraw(pictures, strata, draws=draws, seed=seed)]
+    ends = (1 - confidence) / 2, (1 + confidence) / 2
+    found = {}
+    for name in parts[0]:
+        low, high = np.quantile(np.concatenate([part[name] for part in parts]), ends)
+        found[name] = Interval(low=float(low), high=float(high), confidence=confidence)
+    return found
+
+
+def _redraw(pictures: Integers, strata: Integers, *, draws: int, seed: int) -> Iterator[Integers]:
+    """Yield (B, M) numbers of pictures in each cell, until there are as many as draws."""
+    rng = np.random.default_rng(seed)
+    starts = np.flatnonzero(np.diff(strata, prepend=-1))
+    ends = np.append(starts[1:], len(strata))
+    mixed = [slice(a, b) for a, b in zip(starts, ends, strict=True) if b - a > 1]
+    for part in chunks(draws, len(strata)):
+        counts = np.tile(pictures, (part.stop - part.start, 1))
+        for cells in mixed:
+            total = pictures[cells].sum()
+            counts[:, cells] = rng.multinomial(total, pictures[cells] / total, size=len(counts))
+        yield counts
+
+
+def _count(counts: Integers, strata: Integers, answered: Integers, num_classes: int) -> ClassCounts:
+    """Add up (B, M) cells, each of one target and one answer, to (B, K) classes."""
+    right = answered == strata
+    return ClassCounts(
+        right=_sum(counts[:, right], strata[right], num_classes),
+        answered=_sum(counts, answered, num_classes),
+        support=_sum(counts, strata, num_classes),
+    )
+
+
+def _sum(counts: Integers, classes: Integers, num_classes: int) -> Integers:
+    """Add up the columns of each class."""
+    found = np.zeros((len(counts), num_classes), np.int64)
+    if classes.size:
+        order = np.argsort(classes, kind="stable")
+        present, starts = np.unique(classes[order], return_index=True)
+        found[:, present] = np.add.reduceat(counts[:, order], starts, axis=1)
+    return found

@@ -17,16 +17,14 @@ from numpy.typing import ArrayLike, NDArray
 from resnext.errors import ConfigError
 from resnext.evaluation.arrays import (
     UNLABELED,
-    Booleans,
     Floats,
     Integers,
     Logits,
     Targets,
-    check_classes,
     check_logits,
-    check_pairs,
     check_targets,
     chunks,
+    labeled,
 )
 
 
@@ -70,17 +68,17 @@ class ClassCounts:
     @property
     def precision(self) -> Floats:
         """Share of right ones among those answered with the class."""
-        return _share(self.right, self.answered)
+        return share(self.right, self.answered)
 
     @property
     def recall(self) -> Floats:
         """Share of right ones among those of the class."""
-        return _share(self.right, self.support)
+        return share(self.right, self.support)
 
     @property
     def f1(self) -> Floats:
         """Harmonic mean of precision and recall."""
-        return _share(2 * self.right, self.answered + self.support)
+        return share(2 * self.right, self.answered + self.support)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,25 +115,6 @@ class ConfusedPair:
     share: float
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class MultiLabelScores:
-    """Figures of answers that are a yes or no of each class.
-
-    Args:
-        mean_average_precision: Mean of `average_precision`.
-        micro_f1: F1 of all yes and no together.
-        macro_f1: Mean F1 of the classes.
-        average_precision: (K,).
-        counts: Of each class, with what `answered` being above the threshold.
-    """
-
-    mean_average_precision: float
-    micro_f1: float
-    macro_f1: float
-    average_precision: Floats
-    counts: ClassCounts
-
-
 def answers(logits: Logits) -> Integers:
     """Return the best class of each picture, (N,) of (N, K) logits; of equal ones the first.
 
@@ -144,7 +123,7 @@ def answers(logits: Logits) -> Integers:
         EngineError: One is not finite.
     """
     check_logits(logits)
-    return logits.argmax(axis=1)
+    return np.asarray(logits.argmax(axis=1), np.int64)
 
 
 def ranks(logits: Logits, targets: Targets) -> Integers:
@@ -204,7 +183,7 @@ def class_counts(answers: Integers, targets: Integers, *, num_classes: int) -> C
     Raises:
         ConfigError: Shapes or indices do not fit.
     """
-    answers, targets = _labeled(answers, targets, num_classes)
+    targets, answers = labeled(targets, answers, num_classes=num_classes)
     return ClassCounts(
         right=np.bincount(targets[answers == targets], minlength=num_classes),
         answered=np.bincount(answers, minlength=num_classes),
@@ -238,9 +217,9 @@ def average_arrays(
     found = {f"macro_{name}": values.mean(axis=-1) for name, values in figures.items()}
     pictures = counts.support.sum(axis=-1)
     for name, values in figures.items():
-        found[f"weighted_{name}"] = _share((values * counts.support).sum(axis=-1), pictures)
+        found[f"weighted_{name}"] = share((values * counts.support).sum(axis=-1), pictures)
     present = (counts.support > 0).sum(axis=-1)
-    found["balanced_accuracy"] = _share(counts.recall.sum(axis=-1), present)
+    found["balanced_accuracy"] = share(counts.recall.sum(axis=-1), present)
     return found
 
 
@@ -250,7 +229,7 @@ def confusion_matrix(answers: Integers, targets: Integers, *, num_classes: int) 
     Returns:
         (K, K): 8 MB of 1,000 classes.
     """
-    answers, targets = _labeled(answers, targets, num_classes)
+    targets, answers = labeled(targets, answers, num_classes=num_classes)
     cells = np.bincount(targets * num_classes + answers, minlength=num_classes**2)
     return cells.reshape(num_classes, num_classes)
 
@@ -269,7 +248,7 @@ def confused_pairs(
     Returns:
         The one with the most pictures first, equal ones by target and answer.
     """
-    answers, targets = _labeled(answers, targets, num_classes)
+    targets, answers = labeled(targets, answers, num_classes=num_classes)
     support = np.bincount(targets, minlength=num_classes)
     wrong = answers != targets
     cells, pictures = np.unique(targets[wrong] * num_classes + answers[wrong], return_counts=True)
@@ -285,66 +264,9 @@ def confused_pairs(
     )
 
 
-def multi_label(logits: Logits, targets: Booleans, *, threshold: float = 0.5) -> MultiLabelScores:
-    """Judge answers that are a yes or no of each class.
-
-    Average precision is the sum of (recall gained x precision) over the thresholds, without
-    interpolation; equal logits share one. A class without pictures has 0.
-
-    Args:
-        logits: (N, K); the probability of a class is the sigmoid of its own.
-        targets: (N, K).
-        threshold: Yes is a probability above it.
-
-    Raises:
-        ConfigError: Shapes do not fit, or the threshold is not between 0 and 1.
-        EngineError: A logit is not finite.
-    """
-    check_targets(logits, targets)
-    if targets.ndim != 2:
-        raise ConfigError(f"targets are {targets.shape}; expected (N, K) bool")
-    if not 0 < threshold < 1:
-        raise ConfigError(f"threshold is {threshold}; expected more than 0 and less than 1")
-    num_classes = logits.shape[1]
-    right, answered = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
-    for part in chunks(*logits.shape):
-        yes = logits[part] > np.log(threshold / (1 - threshold))
-        answered += yes.sum(axis=0)
-        right += (yes & targets[part]).sum(axis=0)
-    counts = ClassCounts(right=right, answered=answered, support=targets.sum(axis=0))
-    precisions = np.zeros(num_classes)
-    for part in chunks(num_classes, len(logits)):  # columns, copied so that each is in one piece
-        columns = zip(logits[:, part].T.copy(), targets[:, part].T.copy(), strict=True)
-        precisions[part] = [_average_precision(*column) for column in columns]
-    everything = ClassCounts(
-        right=counts.right.sum(), answered=counts.answered.sum(), support=counts.support.sum()
-    )
-    return MultiLabelScores(
-        mean_average_precision=float(precisions.mean()),
-        micro_f1=float(everything.f1),
-        macro_f1=float(counts.f1.mean()),
-        average_precision=precisions,
-        counts=counts,
-    )
-
-
-def _average_precision(logits: NDArray[np.floating], targets: Booleans) -> float:
-    order = np.argsort(-logits)
-    ends = np.flatnonzero(np.diff(logits[order], append=np.inf))  # of groups of equal ones
-    found = np.cumsum(targets[order])[ends]
-    gained = np.diff(found, prepend=0)
-    return float(_share((gained * found / (ends + 1)).sum(), found[-1] if found.size else 0))
-
-
-def _labeled(answers: Integers, targets: Integers, num_classes: int) -> tuple[Integers, Integers]:
-    check_pairs(answers, targets, names="answers and targets")
-    check_classes(answers, num_classes, name="answers")
-    check_classes(targets, num_classes, name="targets")
-    kept = targets >= 0
-    return answers[kept].astype(np.int64), targets[kept].astype(np.int64)
-
-
-def _share(part: ArrayLike, whole: ArrayLike) -> Floats:
+def share(part: ArrayLike, whole: ArrayLike) -> Floats:
     """Divide; a share of nothing is 0."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=whole > 0)
+    found = np.zeros(np.broadcast(part, whole).shape)
+    np.divide(part, whole, out=found, where=whole > 0)
+    return found

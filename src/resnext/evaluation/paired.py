@@ -7,13 +7,16 @@ N pictures, K classes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from resnext.errors import ConfigError
-from resnext.evaluation.arrays import Booleans, Floats, Integers
-from resnext.evaluation.intervals import CONFIDENCE, Interval
+from resnext.evaluation.arrays import Booleans, Floats, Integers, check_classes, check_pairs
+from resnext.evaluation.intervals import CONFIDENCE, Interval, quantile
+
+_HALVINGS = 60  # of a range of at most 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +83,17 @@ def compare(right_a: Booleans, right_b: Booleans, *, confidence: float = CONFIDE
     Raises:
         ConfigError: The shapes do not fit, or the confidence is out of range.
     """
-    raise NotImplementedError
+    check_pairs(right_a, right_b, names="right answers of A and B")
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    return Comparison(
+        both=int((right_a & right_b).sum()),
+        only_a=only_a,
+        only_b=only_b,
+        neither=int((~right_a & ~right_b).sum()),
+        interval=difference_interval(only_a, only_b, len(right_a), confidence=confidence),
+        exact=mcnemar_exact(only_a, only_b),
+        mid_p=mcnemar_mid_p(only_a, only_b),
+    )
 
 
 def class_changes(
@@ -97,7 +110,17 @@ def class_changes(
     Raises:
         ConfigError: Shapes or indices do not fit.
     """
-    raise NotImplementedError
+    check_pairs(right_a, right_b, names="right answers of A and B")
+    check_pairs(right_a, targets, names="right answers and targets")
+    check_classes(targets, num_classes, name="targets")
+    known = targets >= 0
+
+    def count(chosen: Booleans) -> Integers:
+        return np.bincount(targets[chosen & known], minlength=num_classes)
+
+    return ClassChanges(
+        support=count(known), gained=count(right_b & ~right_a), lost=count(right_a & ~right_b)
+    )
 
 
 def difference_interval(
@@ -119,12 +142,24 @@ def difference_interval(
     Raises:
         ConfigError: The counts do not fit, or the confidence is out of range.
     """
-    raise NotImplementedError
+    if min(only_a, only_b) < 0 or only_a + only_b > pictures:
+        raise ConfigError(
+            f"{only_a} and {only_b} of {pictures} are right in one only; expected 0 to all of them"
+        )
+    z = quantile(confidence)
+    if not pictures:
+        return Interval(low=-1.0, high=1.0, confidence=confidence)
+    return Interval(
+        low=-_upper_end(only_b, only_a, pictures, z),
+        high=_upper_end(only_a, only_b, pictures, z),
+        confidence=confidence,
+    )
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
     """Return the two-sided p-value of McNemar's exact test: a binomial test against 1/2."""
-    raise NotImplementedError
+    tail, point = _tail(only_a, only_b)
+    return min(1.0, 2 * tail)
 
 
 def mcnemar_mid_p(only_a: int, only_b: int) -> float:
@@ -133,4 +168,42 @@ def mcnemar_mid_p(only_a: int, only_b: int) -> float:
     The exact test rejects too seldom; this one hardly ever too often (Fagerland, Lydersen and
     Laake, BMC Medical Research Methodology 13:91, 2013).
     """
-    raise NotImplementedError
+    tail, point = _tail(only_a, only_b)
+    return 1 - point / 2 if only_a == only_b else 2 * tail - point
+
+
+def _upper_end(only_a: int, only_b: int, pictures: int, z: float) -> float:
+    """Return the largest difference of B less A that the score test does not reject."""
+    low, high = (only_b - only_a) / pictures, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if _score(middle, only_a, only_b, pictures) >= -z:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _score(difference: float, only_a: int, only_b: int, pictures: int) -> float:
+    """Return how many standard errors the observed difference is above the supposed one."""
+    # The likeliest share that only A has right, if that only B has right is larger by the
+    # difference: the root of a quadratic equation.
+    linear = (2 * pictures + only_a - only_b) * difference - only_a - only_b
+    constant = only_a * difference * (1 - difference)
+    share = (math.sqrt(linear**2 + 8 * pictures * constant) - linear) / (4 * pictures)
+    variance = pictures * (2 * share + difference * (1 - difference))
+    excess = only_b - only_a - pictures * difference
+    if variance <= 0:
+        return 0.0 if excess == 0 else math.copysign(math.inf, excess)
+    return excess / math.sqrt(variance)
+
+
+def _tail(only_a: int, only_b: int) -> tuple[float, float]:
+    """Return the chances of at most, and of exactly, the smaller of both by fair coins."""
+    total, least = only_a + only_b, min(only_a, only_b)
+    numbers = np.arange(1, total + 1)
+    # Relative to the likeliest number: what is summed up is never too small for a float64.
+    logs = np.concatenate([[0.0], np.cumsum(np.log((total - numbers + 1) / numbers))])
+    chances = np.exp(logs - logs[total // 2])
+    chances /= chances.sum()
+    return float(chances[: least + 1].sum()), float(chances[least])

@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from resnext.errors import ConfigError
-from resnext.evaluation.arrays import Booleans, Floats
+from resnext.evaluation.arrays import Booleans, Floats, check_pairs
 
 KEPT_RIGHT = 0.95  # share of right answers that the reject threshold must keep
+
+_ROUNDING = 1e-12  # of shares, which are quotients of counts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,11 +57,19 @@ class RiskCoverage:
 
     def for_accuracy(self, wanted: float) -> OperatingPoint | None:
         """Return the point of most coverage with at least this accuracy, None if none has."""
-        raise NotImplementedError
+        enough = np.flatnonzero(self.accuracy >= _share(wanted) - _ROUNDING)
+        return self._point(int(enough[-1])) if enough.size else None
 
     def for_coverage(self, wanted: float) -> OperatingPoint:
         """Return the point of the highest threshold with at least this coverage, 0 to 1."""
-        raise NotImplementedError
+        return self._point(int(np.searchsorted(self.coverage, _share(wanted) - _ROUNDING)))
+
+    def _point(self, index: int) -> OperatingPoint:
+        return OperatingPoint(
+            threshold=float(self.thresholds[index]),
+            coverage=float(self.coverage[index]),
+            accuracy=float(self.accuracy[index]),
+        )
 
 
 def risk_coverage(confidence: Floats, right: Booleans) -> RiskCoverage:
@@ -71,7 +82,22 @@ def risk_coverage(confidence: Floats, right: Booleans) -> RiskCoverage:
     Raises:
         ConfigError: Shapes do not fit or there is no picture.
     """
-    raise NotImplementedError
+    check_pairs(confidence, right, names="confidence and right")
+    if not confidence.size:
+        raise ConfigError("there is no picture; expected at least 1")
+    values, groups, sizes = np.unique(-confidence, return_inverse=True, return_counts=True)
+    answered = np.cumsum(sizes)
+    found = np.cumsum(np.bincount(groups, weights=right, minlength=len(values)))
+    # Any order of equal ones is as good as another: each gets the mean error of its group.
+    errors = np.repeat(1 - np.diff(found, prepend=0) / sizes, sizes)
+    area, least = _area(errors), _area(np.sort(~right))
+    return RiskCoverage(
+        thresholds=-values,
+        coverage=answered / len(confidence),
+        accuracy=found / answered,
+        area=area,
+        excess_area=area - least,
+    )
 
 
 def choose_threshold(confidence: Floats, right: Booleans) -> float | None:
@@ -87,4 +113,23 @@ def choose_threshold(confidence: Floats, right: Booleans) -> float | None:
     Returns:
         The threshold, rounded down to 4 digits; None if no answer is right.
     """
-    raise NotImplementedError
+    rights, wrongs = np.sort(confidence[right]), np.sort(confidence[~right])
+    if not rights.size:
+        return None
+    candidates = rights[: int((1 - KEPT_RIGHT) * rights.size) + 1]
+    dropped_right = np.searchsorted(rights, candidates) / rights.size
+    dropped_wrong = np.searchsorted(wrongs, candidates) / max(wrongs.size, 1)
+    gain = dropped_wrong - dropped_right
+    chosen = candidates[np.flatnonzero(gain == gain.max())[-1]]
+    return float(np.floor(chosen * 1e4) / 1e4)
+
+
+def _area(errors: NDArray[np.generic]) -> float:
+    """Average the mean errors of the first 1, 2, ... N pictures."""
+    return float((np.cumsum(errors, dtype=np.float64) / np.arange(1, len(errors) + 1)).mean())
+
+
+def _share(wanted: float) -> float:
+    if not 0 <= wanted <= 1:
+        raise ConfigError(f"the wanted share is {wanted}; expected 0 to 1")
+    return wanted

@@ -1,0 +1,85 @@
+"""Answers that are a yes or no of each class: average precision and F1.
+
+Definitions are scikit-learn's with `zero_division=0`. N pictures, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnext.errors import ConfigError
+from resnext.evaluation.arrays import Booleans, Floats, Logits, check_targets, chunks
+from resnext.evaluation.metrics import ClassCounts, share
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Scores:
+    """Figures of answers that are a yes or no of each class.
+
+    Args:
+        mean_average_precision: Mean of `average_precision`.
+        micro_f1: F1 of all yes and no together.
+        macro_f1: Mean F1 of the classes.
+        average_precision: (K,).
+        counts: Of each class, with what `answered` being above the threshold.
+    """
+
+    mean_average_precision: float
+    micro_f1: float
+    macro_f1: float
+    average_precision: Floats
+    counts: ClassCounts
+
+
+def score(logits: Logits, targets: Booleans, *, threshold: float = 0.5) -> Scores:
+    """Judge answers that are a yes or no of each class.
+
+    Average precision is the sum of (recall gained x precision) over the thresholds, without
+    interpolation; equal logits share one. A class without pictures has 0.
+
+    Args:
+        logits: (N, K); the probability of a class is the sigmoid of its own.
+        targets: (N, K).
+        threshold: Yes is a probability above it.
+
+    Raises:
+        ConfigError: Shapes do not fit, or the threshold is not between 0 and 1.
+        EngineError: A logit is not finite.
+    """
+    check_targets(logits, targets)
+    if targets.ndim != 2:
+        raise ConfigError(f"targets are {targets.shape}; expected (N, K) bool")
+    if not 0 < threshold < 1:
+        raise ConfigError(f"threshold is {threshold}; expected more than 0 and less than 1")
+    num_classes = logits.shape[1]
+    right, answered = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
+    for part in chunks(*logits.shape):
+        yes = logits[part] > np.log(threshold / (1 - threshold))
+        answered += yes.sum(axis=0)
+        right += (yes & targets[part]).sum(axis=0)
+    counts = ClassCounts(right=right, answered=answered, support=targets.sum(axis=0))
+    precisions = np.zeros(num_classes)
+    for part in chunks(num_classes, len(logits)):  # columns, copied so that each is in one piece
+        columns = zip(logits[:, part].T.copy(), targets[:, part].T.copy(), strict=True)
+        precisions[part] = [_average_precision(*column) for column in columns]
+    everything = ClassCounts(
+        right=counts.right.sum(), answered=counts.answered.sum(), support=counts.support.sum()
+    )
+    return Scores(
+        mean_average_precision=float(precisions.mean()),
+        micro_f1=float(everything.f1),
+        macro_f1=float(counts.f1.mean()),
+        average_precision=precisions,
+        counts=counts,
+    )
+
+
+def _average_precision(logits: NDArray[np.floating], targets: Booleans) -> float:
+    order = np.argsort(-logits)
+    ends = np.flatnonzero(np.diff(logits[order], append=np.inf))  # of groups of equal ones
+    found = np.cumsum(targets[order])[ends]
+    gained = np.diff(found, prepend=0)
+    return float(share((gained * found / (ends + 1)).sum(), found[-1] if found.size else 0))
