@@ -36,8 +36,12 @@ training.losses training.optim training.dist training.checkpoint training.feed t
 training.resume training.score training.loop training.records training.plots training.report
 training.outcome training.log training.search training.teacher training.full
 training.head training.features training.finetune training.refine
+evaluation.truth evaluation.matching evaluation.journal evaluation.run evaluation.judge
+evaluation.summary evaluation.evaluate evaluation.wording evaluation.plots evaluation.evidence
+evaluation.report evaluation.compare
 __init__
 cli cli.text cli.progress cli.complete cli.models cli.predict cli.info cli.convert cli.finetune
+cli.evaluate cli.compare
 cli.recipes cli.train cli.cache cli.app
 __main__
 """.split()
@@ -46,6 +50,7 @@ FILES = {
     "assets/starter.safetensors": "the model in the package: 200 everyday classes",
     "assets/catalogue.json": "the public weights: where, which preprocessing, which licence",
     "assets/imagenet1k.json": "the 1,000 synset ids and names of ImageNet-1k",
+    "assets/ilsvrc2012.json": "the same synset ids in the order of their ILSVRC ids",
 }
 
 
