@@ -124,7 +124,7 @@ def draw_coverage(curve: RiskCoverage, chosen: tuple[float, float] | None, path:
     Raises:
         OutputError: It cannot be written.
     """
-    figure = Figure(figsize=(7.5, 4.2), dpi=110, layout="constrained")
+    figure = Figure(figsize=(9.5, 4.2), dpi=110, layout="constrained")
     axis = figure.subplots()
     axis.plot(100 * curve.coverage, 100 * curve.accuracy, color=_BLUE, linewidth=1.8)
     if chosen is not None:

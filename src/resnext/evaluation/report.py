@@ -168,7 +168,7 @@ def _write_page(evaluation: Evaluation, exhibits: Sequence[Exhibit], folder: Pat
 def _lead(figures: Figures) -> str:
     matched = ", ".join(f"{count} by {rule}" for rule, count in figures["data"]["matched"].items())
     return (
-        f"{wording.pictures(figures['data'])} (classes matched: {matched}); answers may be"
+        f"Pictures: {wording.pictures(figures['data'])} (classes matched: {matched}); answers may be"
         f" {figures['answers']} ({wording.answer_count(figures)})."
     )
 
@@ -269,7 +269,6 @@ def _classes(figures: Figures, folder: Path) -> str:
             _share(row["precision"]),
             _share(row["f1"]),
             row["answered"],
-            pages.bar(row["recall"]),
         )
         for row in sorted(figures["classes"], key=lambda row: (row["recall"], row["class"]))
     ]
@@ -278,14 +277,17 @@ def _classes(figures: Figures, folder: Path) -> str:
         + pages.paragraph("Worst first; a click on a heading sorts.")
         + pages.figure(folder / CLASSES, "Accuracy of each class")
         + pages.table(
-            ("class", "pictures", "accuracy (recall)", "precision", "F1", "answered", ""), rows
+            ("class", "pictures", "accuracy (recall)", "precision", "F1", "answered"), rows
         )
     )
 
 
 def _averages(figures: Figures) -> str:
     found = figures["averages"]
-    rows = [(name.replace("_", " "), with_interval(value)) for name, value in found.items()]
+    rows = [
+        (name.replace("_", " ").replace("f1", "F1"), with_interval(value))
+        for name, value in found.items()
+    ]
     return pages.heading("Averages of the classes") + pages.table(
         ("figure", "value"), rows, sortable=False
     )
