@@ -37,8 +37,8 @@ training.resume training.score training.loop training.records training.plots tra
 training.outcome training.log training.search training.teacher training.full
 training.head training.features training.finetune training.refine
 evaluation.truth evaluation.matching evaluation.journal evaluation.run evaluation.judge
-evaluation.summary evaluation.evaluate evaluation.wording evaluation.plots evaluation.evidence
-evaluation.report evaluation.compare
+evaluation.summary evaluation.wording evaluation.evaluate evaluation.plots evaluation.evidence
+evaluation.report evaluation.compare evaluation.versus
 __init__
 cli cli.text cli.progress cli.complete cli.models cli.predict cli.info cli.convert cli.finetune
 cli.evaluate cli.compare

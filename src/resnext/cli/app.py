@@ -15,6 +15,7 @@ from click.shell_completion import get_completion_class, shell_complete
 
 import resnext
 from resnext.cli.cache import cache
+from resnext.cli.compare import compare
 from resnext.cli.convert import convert
 from resnext.cli.evaluate import evaluate
 from resnext.cli.finetune import finetune
@@ -144,6 +145,6 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 for command in (
-    predict, evaluate, finetune, train, recipes, models, info, convert, cache,
+    predict, evaluate, compare, finetune, train, recipes, models, info, convert, cache,
 ):  # fmt: skip
     app.add_command(command)

@@ -25,17 +25,18 @@ INPUT_FAILED = 3
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False),
               help="Folder for report, plots and tables; a stopped run goes on there.")  # fmt: skip
 @click.option("--labels", type=click.Path(),
-              help="File of right answers for flat pictures, or other answers, as ReaL's.")  # fmt: skip
+              help="File of right answers, for flat pictures or as ReaL's.")  # fmt: skip
 @click.option("--map", "map_", type=click.Path(),
               help="CSV of folder,class where names differ.")  # fmt: skip
 @click.option("--restrict", is_flag=True, help="Answer only with classes that DATA has.")
 @click.option("--calibrate", type=click.Path(path_type=Path), metavar="FILE",
-              help="Write the model with the temperature and threshold that suit DATA.")  # fmt: skip
+              help="Write the model with temperature and threshold that suit.")  # fmt: skip
 @click.option("--engine", default="auto", show_default=True,
               shell_complete=complete("auto openvino onnxruntime torch"),
               help="auto, openvino, onnxruntime or torch.")  # fmt: skip
 @click.option("--precision", default="auto", show_default=True,
-              shell_complete=complete("auto bf16 fp32"), help="auto, bf16 or fp32 (exact).")  # fmt: skip
+              shell_complete=complete("auto bf16 fp32"),
+              help="auto, bf16 or fp32 (exact).")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all.")
 @click.option("--offline", is_flag=True, help="Never touch the network.")
 @click.option("--force", is_flag=True, help="Replace another run, or FILE, if it is there.")

@@ -220,7 +220,7 @@ def _differences(
         labels=list(range(len(names))),
     )
     figures["averages"] = {name: _ends(one) for name, one in spread.items()}
-    figures["same_answer"] = _same_answers(judged)
+    figures["same_answer"] = _same_answers(judged, answers, len(names))
     figures["classes"] = _classes(judged, targets, names)
     return figures
 
@@ -244,14 +244,17 @@ def _answers(judged: Judged, matching: Matching, names: Sequence[str]) -> Intege
     return every[judged.answers]
 
 
-def _same_answers(judged: tuple[Judged, Judged]) -> float:
-    """Return the share of pictures with the same answer, by the name of the class."""
-    number: dict[str, int] = {}
-    answers = []
-    for one in judged:
-        names = [number.setdefault(name, len(number)) for name in one.class_names]
-        answers.append(np.array(names)[one.answers])
-    return float((answers[0] == answers[1]).mean())
+def _same_answers(
+    judged: tuple[Judged, Judged], answers: Sequence[Integers], num_classes: int
+) -> float:
+    """Return the share of pictures with the same answer; what the data lacks goes by name."""
+    names = [
+        np.array(one.class_names, object)[one.answers] if len(one.answers) else np.empty(0, object)
+        for one in judged
+    ]
+    foreign = (answers[0] == num_classes) & (answers[1] == num_classes)
+    same = (answers[0] == answers[1]) & (~foreign | (names[0] == names[1]))
+    return float(same.mean())
 
 
 def _difference(found: Comparison) -> Figures:

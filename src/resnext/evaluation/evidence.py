@@ -64,7 +64,7 @@ def collect(classifier: Classifier, judged: Judged, places: Sequence[int]) -> li
     answers = [int(judged.classes[judged.answers[place]]) for place in places]
     heats = _heat_maps(classifier, sources, answers)
     return [
-        Exhibit(place=place, picture=_read(source, classifier), heat=heat)
+        Exhibit(place=place, picture=read(source, classifier), heat=heat)
         for place, source, heat in zip(places, sources, heats, strict=True)
     ]
 
@@ -79,7 +79,7 @@ def _heat_maps(
     spec = classifier.document.preprocess
     found: list[Pixels | None] = []
     for source, one in zip(sources, maps, strict=True):
-        picture = None if isinstance(one, ImageError) else _read(source, classifier)
+        picture = None if isinstance(one, ImageError) else read(source, classifier)
         found.append(
             None
             if picture is None or isinstance(one, ImageError)
@@ -88,7 +88,8 @@ def _heat_maps(
     return found
 
 
-def _read(source: Any, classifier: Classifier) -> Pixels | None:
+def read(source: Any, classifier: Classifier) -> Pixels | None:
+    """Return a picture, small, or None where it cannot be read any more."""
     try:
         image = images.open_rgb(source, orientation=classifier.document.preprocess.orientation)
     except ImageError:

@@ -166,10 +166,10 @@ def _write_page(evaluation: Evaluation, exhibits: Sequence[Exhibit], folder: Pat
 
 
 def _lead(figures: Figures) -> str:
-    matched = ", ".join(f"{count} by {rule}" for rule, count in figures["data"]["matched"].items())
     return (
-        f"Pictures: {wording.pictures(figures['data'])} (classes matched: {matched}); answers may be"
-        f" {figures['answers']} ({wording.answer_count(figures)})."
+        f"Pictures: {wording.pictures(figures['data'])} (classes matched:"
+        f" {wording.matched(figures['data'])}); answers may be {figures['answers']}"
+        f" ({wording.answer_count(figures)})."
     )
 
 

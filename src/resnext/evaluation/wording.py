@@ -38,7 +38,7 @@ def describe(figures: Figures) -> Lines:
     lines = [
         ("model", f"{model['name']} ({model['engine']}, {model['precision']})"),
         ("pictures", pictures(data)),
-        ("matched", ", ".join(f"{count} by {rule}" for rule, count in data["matched"].items())),
+        ("matched", matched(data)),
         ("answers", f"{figures['answers']} ({answer_count(figures)})"),
         ("top-1", with_interval(figures["top1"])),
         ("top-5", with_interval(figures["top5"])),
@@ -65,6 +65,11 @@ def pictures(data: Figures) -> str:
     text = f"{data['evaluated']:,} of {data['classes']:,} classes"
     unreadable = len(data["unreadable"])
     return text + (f"; {unreadable:,} cannot be read" if unreadable else "")
+
+
+def matched(data: Figures) -> str:
+    """Say by which rules the classes of the data were found in the model."""
+    return ", ".join(f"{count} by {rule}" for rule, count in data["matched"].items())
 
 
 def answer_count(figures: Figures) -> str:
@@ -98,6 +103,68 @@ def label_sets(figures: Figures) -> str:
         f"{percent(one['wanted'], 0)} need {one['mean_size']:.2f} classes"
         for one in figures["conformal"]
     )
+
+
+def difference(figure: Figures) -> str:
+    """Return a difference in points with its interval and, where tested, the p-value."""
+    low, high = (f"{100 * figure[end]:+.2f}" for end in ("low", "high"))
+    text = f"{100 * figure['difference']:+.2f} ({low} to {high})"
+    if "p" not in figure:
+        return text
+    return f"{text}, p {'< 0.0001' if figure['p'] < 1e-4 else format(figure['p'], '.4f')}"
+
+
+def verdict(figures: Figures) -> str:
+    """Say in one sentence which model is better."""
+    found = figures["top1"]
+    if found["low"] > 0 or found["high"] < 0:
+        better, worse = ("B", "A") if found["low"] > 0 else ("A", "B")
+        ends = sorted(abs(found[end]) for end in ("low", "high"))
+        return (
+            f"{better} has more right than {worse}, by {100 * ends[0]:.2f} to"
+            f" {100 * ends[1]:.2f} points"
+        )
+    return "these pictures do not tell which is better"
+
+
+def compared(figures: Figures) -> Lines:
+    """Return what the terminal shows of a comparison."""
+    lines = [
+        (letter.upper(), f"{model['name']} ({model['engine']}, {model['precision']}), top-1"
+                         f" {with_interval(model['top1'])}, top-5 {with_interval(model['top5'])}")
+        for letter in "ab" for model in (figures[letter],)
+    ]  # fmt: skip
+    top1 = figures["top1"]
+    return [
+        *lines,
+        ("pictures", pictures(figures["data"])),
+        ("answers", figures["answers"]),
+        ("B - A, top-1", f"{difference(top1)} points"),
+        ("B - A, top-5", f"{difference(figures['top5'])} points"),
+        ("only A right", f"{top1['only_a']:,}; only B {top1['only_b']:,}; both {top1['both']:,}"),
+        ("same answer", percent(figures["same_answer"])),
+        ("gains", _changes(figures, 1)),
+        ("losses", _changes(figures, -1)),
+        ("speed", race(figures["speed"])),
+        ("verdict", verdict(figures)),
+    ]
+
+
+def race(found: Figures) -> str:
+    """Say how fast both are."""
+    if not found:
+        return "not measured: all logits were there"
+    spread = f" ({found['low']:.2f} to {found['high']:.2f})" if "low" in found else ""
+    return (
+        f"A {found['a']:.1f}, B {found['b']:.1f} images/s: B is {found['ratio']:.2f} times as"
+        f" fast{spread}"
+    )
+
+
+def _changes(figures: Figures, sign: int) -> str:
+    rows = [row for row in figures["classes"] if sign * row["difference"] > 0]
+    rows.sort(key=lambda row: (-sign * row["difference"], row["class"]))
+    return ", ".join(f"{row['class']} {100 * row['difference']:+.0f}" for row in rows[:3])
 
 
 def _trust(figures: Figures) -> Lines:
@@ -134,6 +201,4 @@ def speed(computed: Figures) -> str:
     count, seconds = computed["pictures"], computed["seconds"]
     if not count:
         return "nothing to compute: all logits were there"
-    return (
-        f"{count:,} pictures computed in {seconds:.1f} s, {count / max(seconds, 1e-9):.0f} images/s"
-    )
+    return f"{count:,} pictures in {seconds:.1f} s, {rate:.0f} images/s"
