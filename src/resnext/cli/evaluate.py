@@ -77,9 +77,10 @@ def evaluate(
             progress=downloaded,
         )  # fmt: skip
     asked = evaluation.Question(map=map_, **question)
-    options = {"output": output, "force": force}
     with classifier, progress.count_bar() as counted:
-        with evaluation.evaluate(classifier, asked, progress=counted, **options) as found:
+        with evaluation.evaluate(
+            classifier, asked, output=output, force=force, progress=counted
+        ) as found:
             if output is not None:
                 report.write(classifier, found, output)
             if calibrate is not None:

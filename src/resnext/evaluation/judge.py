@@ -72,7 +72,8 @@ class Judged:
     @property
     def right(self) -> Booleans:
         """(N,) whether the best answer is right."""
-        return self.ranks == 0
+        right: Booleans = self.ranks == 0
+        return right
 
     @property
     def confidence(self) -> Floats:

@@ -201,4 +201,5 @@ def speed(computed: Figures) -> str:
     count, seconds = computed["pictures"], computed["seconds"]
     if not count:
         return "nothing to compute: all logits were there"
+    rate = count / max(seconds, 1e-9)
     return f"{count:,} pictures in {seconds:.1f} s, {rate:.0f} images/s"
