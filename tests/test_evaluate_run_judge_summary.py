@@ -28,19 +28,28 @@ COLORS = NAMES[:3]
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return testing.write_pictures(tmp_path_factory.mktemp("photos"), classes=COLORS, per_class=15)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    """A model whose answers to the photos differ: its last layer looks at what differs."""
     path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
-    return testing.write_tiny_model(path, class_names=NAMES, seed=3)
+    testing.write_tiny_model(path, class_names=NAMES)
+    with resnext.Classifier(path, precision="fp32", threads=1) as classifier:
+        features = classifier.embed(sorted(map(str, photos.rglob("*.png"))))
+    document, tensors = modelfile.read(path)
+    weight = np.random.default_rng(1).normal(size=(len(NAMES), features.shape[1]))
+    weight /= 0.5 * features.std(axis=0).max() * np.sqrt(features.shape[1])
+    changed = {"fc.weight": weight, "fc.bias": -weight @ features.mean(axis=0)}
+    modelfile.write(path, document, {**tensors, **changed}, dtype="float32")
+    return path
 
 
 @pytest.fixture(scope="module")
 def classifier(tiny: Path) -> resnext.Classifier:
     return resnext.Classifier(tiny, precision="fp32", threads=1)
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return testing.write_pictures(tmp_path_factory.mktemp("photos"), classes=COLORS, per_class=15)
 
 
 def constant(tiny: Path, logits: list[float]) -> resnext.Classifier:
@@ -70,9 +79,7 @@ def test_the_figures_are_those_of_scikit_learn(
     k = min(5, len(chosen))
     numbered = [chosen.index(target) for target in targets]
     if k < len(chosen):
-        top5 = metrics.top_k_accuracy_score(
-            numbered, expected, k=k, labels=range(len(chosen))
-        )
+        top5 = metrics.top_k_accuracy_score(numbered, expected, k=k, labels=range(len(chosen)))
         assert figures["top5"]["accuracy"] == pytest.approx(top5, abs=1e-12)
     else:
         assert figures["top5"]["accuracy"] == 1
@@ -153,9 +160,7 @@ def test_unreadable_pictures_are_named_and_left_out(tiny: Path, tmp_path: Path) 
 def test_a_map_leaves_out_and_joins(tiny: Path, photos: Path, tmp_path: Path) -> None:
     path = tmp_path / "map.csv"
     path.write_text("folder,class\nred,green\ngreen,green\nblue,\n")
-    with evaluate(
-        constant(tiny, [0, 5, 0, 0, 0, 0]), Question(data=photos, map=path)
-    ) as found:
+    with evaluate(constant(tiny, [0, 5, 0, 0, 0, 0]), Question(data=photos, map=path)) as found:
         assert found.figures["top1"]["right"] == found.figures["top1"]["pictures"] == 30
         assert found.figures["data"]["classes"] == 1
     path.write_text("folder,class\nred,\ngreen,\nblue,\n")
@@ -204,9 +209,7 @@ def test_changed_pictures_and_other_models_are_another_run(
         with evaluate(classifier, Question(data=data), output=tmp_path / "out"):
             pass
     with pytest.raises(ConfigError, match="engine"):
-        with evaluate(
-            constant(tiny, [0.0] * 6), Question(data=data), output=tmp_path / "out"
-        ):
+        with evaluate(constant(tiny, [0.0] * 6), Question(data=data), output=tmp_path / "out"):
             pass
     with evaluate(classifier, Question(data=data), output=tmp_path / "out", force=True) as found:
         assert found.figures["computed"]["pictures"] == 45

@@ -98,9 +98,7 @@ def test_two_folders_of_one_class_are_refused_but_by_the_map() -> None:
 
 
 def test_the_map_leaves_out_and_is_matched_by_the_same_rules() -> None:
-    found = match(
-        ["a", "b", "dog"], PETS, given={"a": "Tabby_cat", "b": "", "unused": "dog"}
-    )
+    found = match(["a", "b", "dog"], PETS, given={"a": "Tabby_cat", "b": "", "unused": "dog"})
     assert found.index == {"a": 0, "b": None, "dog": 1}
     assert found.rules == {"the map": 2, "name": 1}
     assert match(["x"], IMAGENET, given={"x": "n03126707"}).index == {"x": 517}
