@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed: resnext[evaluate]")
-parquet = pytest.importorskip("pyarrow.parquet")
+pytest.importorskip("pyarrow", reason="pyarrow is not installed: resnext[evaluate]")
 
+import pyarrow.parquet as parquet
 from PIL import Image
 
 import resnext

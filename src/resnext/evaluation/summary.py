@@ -16,10 +16,11 @@ from resnext.evaluation import (
     metrics,
     selective,
 )
-from resnext.evaluation.arrays import Booleans, Floats, Integers
+from resnext.evaluation.arrays import Booleans, Floats, Integers, Logits
 from resnext.evaluation.intervals import Interval
 from resnext.evaluation.judge import Judged
 from resnext.evaluation.metrics import Proportion
+from resnext.modelfile import MIN_TEMPERATURE
 
 MOST_FITTED = 20_000  # pictures that temperature and label sets are fitted to: 80 MB
 ACCURACIES = (0.9, 0.95, 0.99)  # wanted, for coverage against accuracy
@@ -121,9 +122,14 @@ def _temperatures(judged: Judged) -> tuple[float, Floats]:
     for half in (0, 1):
         learned = halves != half
         if learned.any():
-            fitted = calibration.fit_temperature(logits[learned], targets[learned])
-            crossed[halves == half] = fitted
-    return calibration.fit_temperature(logits, targets), crossed
+            crossed[halves == half] = _fit(logits[learned], targets[learned])
+    return _fit(logits, targets), crossed
+
+
+def _fit(logits: Logits, targets: Integers) -> float:
+    """Fit a temperature, to what a model file takes: the last bit may be beyond it."""
+    found = calibration.fit_temperature(logits, targets)
+    return min(max(found, MIN_TEMPERATURE), 1 / MIN_TEMPERATURE)
 
 
 def _calibration(judged: Judged, temperature: float, crossed: Floats) -> Figures:
