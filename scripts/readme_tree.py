@@ -24,7 +24,7 @@ results results.formats results.pages results.outputs results.parquet results.si
 engines engines.base engines.graph engines.compiled engines.openvino engines.ort
 modules network engines.eager engines.select
 prefetch classifier
-explore explore.cam
+explore explore.cam explore.gradients explore.faithfulness
 training training.config training.registry training.recipes training.samples
 training.listing training.folders training.shards training.rows training.arrow training.tables
 training.layouts training.split training.scan training.data training.order
