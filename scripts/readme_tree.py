@@ -24,10 +24,12 @@ results results.formats results.pages results.outputs results.parquet results.si
 engines engines.base engines.graph engines.compiled engines.openvino engines.ort
 modules network engines.eager engines.select
 prefetch classifier
-explore explore.cam explore.gradients explore.faithfulness
+explore explore.cam explore.gradients explore.faithfulness explore.explain explore.embedding
+explore.neighbors explore.index explore.lookup explore.sheet
 training training.config training.registry training.recipes training.samples
 training.listing training.folders training.shards training.rows training.arrow training.tables
 training.layouts training.split training.scan training.data training.order
+explore.gather
 training.augment zoo interchange testing
 training.losses training.optim training.dist training.checkpoint training.feed training.state
 training.resume training.score training.loop training.records training.plots training.report
@@ -35,7 +37,9 @@ training.outcome training.log training.search training.teacher training.full
 training.head training.features training.finetune training.refine
 __init__
 cli cli.text cli.progress cli.complete cli.models cli.predict cli.info cli.convert cli.finetune
-cli.recipes cli.train cli.cache cli.app
+cli.recipes cli.train cli.cache
+cli.explain cli.embed cli.index cli.search
+cli.app
 __main__
 """.split()
 

@@ -16,11 +16,15 @@ from click.shell_completion import get_completion_class, shell_complete
 import resnext
 from resnext.cli.cache import cache
 from resnext.cli.convert import convert
+from resnext.cli.embed import embed
+from resnext.cli.explain import explain
 from resnext.cli.finetune import finetune
+from resnext.cli.index import index
 from resnext.cli.info import info
 from resnext.cli.models import models
 from resnext.cli.predict import predict
 from resnext.cli.recipes import recipes
+from resnext.cli.search import search
 from resnext.cli.train import train
 from resnext.errors import ResNeXtError, closest
 
@@ -143,4 +147,6 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 for command in (predict, finetune, train, recipes, models, info, convert, cache):
+    app.add_command(command)
+for command in (explain, embed, index, search):
     app.add_command(command)

@@ -85,8 +85,11 @@ def class_activation_map(
     else:
         each = iter(targets)
     with _seeing(classifier) as seeing:
-        rows = seeing.run_each(pictures, batch_size=batch_size)
-        for row, wanted in zip(rows, each, strict=False):
+        for number, row in enumerate(seeing.run_each(pictures, batch_size=batch_size)):
+            try:
+                wanted = next(each)
+            except StopIteration:
+                raise ConfigError(f"there are {number} targets for more pictures") from None
             if isinstance(row, ImageError):
                 yield row
                 continue
