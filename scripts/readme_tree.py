@@ -27,10 +27,12 @@ results results.formats results.pages results.outputs results.parquet results.si
 engines engines.base engines.graph engines.compiled engines.openvino engines.ort
 modules network engines.eager engines.select
 prefetch classifier
-explore explore.cam
+explore explore.cam explore.gradients explore.faithfulness explore.explain explore.embedding
+explore.neighbors explore.index explore.lookup explore.sheet
 training training.config training.registry training.recipes training.samples
 training.listing training.folders training.shards training.rows training.arrow training.tables
 training.layouts training.split training.scan training.data training.order
+explore.gather
 training.augment zoo interchange testing
 training.losses training.optim training.dist training.checkpoint training.feed training.state
 training.resume training.score training.loop training.records training.plots training.report
@@ -41,8 +43,10 @@ evaluation.summary evaluation.wording evaluation.evaluate evaluation.plots evalu
 evaluation.report evaluation.compare evaluation.versus
 __init__
 cli cli.text cli.progress cli.complete cli.models cli.predict cli.info cli.convert cli.finetune
+cli.recipes cli.train cli.cache
+cli.explain cli.embed cli.index cli.search
 cli.evaluate cli.compare
-cli.recipes cli.train cli.cache cli.app
+cli.app
 __main__
 """.split()
 

@@ -29,7 +29,7 @@ from resnext.weights import read_tensors
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, between pixels
 
-_HEAT = np.float32([[59, 76, 192], [64, 170, 220], [250, 220, 80], [240, 120, 40], [180, 4, 38]])
+_HEAT = np.array([[59, 76, 192], [64, 170, 220], [250, 220, 80], [240, 120, 40], [180, 4, 38]])
 _LUMA = (0.299, 0.587, 0.114)  # of R, G and B (ITU-R BT.601)
 _OPACITY = 0.6  # of the hottest place
 _DIMMED = 0.35  # brightness of what the network did not see
@@ -79,11 +79,17 @@ def class_activation_map(
         ConfigError: There is no such class.
     """
     weight, _ = last_layer(classifier)
-    single = targets is None or isinstance(targets, int)
-    each = itertools.repeat(targets) if single else iter(targets)  # type: ignore[arg-type]
+    each: Iterator[int | None]
+    if targets is None or isinstance(targets, int):
+        each = itertools.repeat(targets)
+    else:
+        each = iter(targets)
     with _seeing(classifier) as seeing:
-        rows = seeing.run_each(pictures, batch_size=batch_size)
-        for row, wanted in zip(rows, each, strict=False):
+        for number, row in enumerate(seeing.run_each(pictures, batch_size=batch_size)):
+            try:
+                wanted = next(each)
+            except StopIteration:
+                raise ConfigError(f"there are {number} targets for more pictures") from None
             if isinstance(row, ImageError):
                 yield row
                 continue
@@ -107,7 +113,8 @@ def normalize(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale what speaks for a class to 0-1; what speaks against it becomes 0."""
     heat = np.maximum(values, 0)
     heat -= heat.min()
-    return heat / max(float(heat.max()), np.finfo(np.float32).tiny)
+    heat /= max(float(heat.max()), np.finfo(np.float32).tiny)
+    return heat
 
 
 def enlarge(values: NDArray[np.float32], size: int) -> NDArray[np.float32]:
@@ -223,7 +230,8 @@ def _interpolate(
     left, top, right, bottom = box
     down = _shares(size[1], values.shape[0], top, bottom)[band]
     across = _shares(size[0], values.shape[1], left, right)
-    return down @ values @ across.T
+    found: NDArray[np.float32] = down @ values @ across.T
+    return found
 
 
 def _shares(length: int, cells: int, start: float, stop: float) -> NDArray[np.float32]:
@@ -234,7 +242,8 @@ def _shares(length: int, cells: int, start: float, stop: float) -> NDArray[np.fl
     """
     centers = np.arange(length) + 0.5
     place = np.clip((centers - start) / (stop - start) * cells - 0.5, 0, cells - 1)
-    shares = np.maximum(1 - np.abs(place[:, None] - np.arange(cells)), 0).astype(np.float32)
+    distance = np.abs(place[:, None] - np.arange(cells))
+    shares: NDArray[np.float32] = np.maximum(1 - distance, 0).astype(np.float32)
     shares[(centers < start) | (centers > stop)] = np.nan
     return shares
 
@@ -245,7 +254,7 @@ def _blend(image_hwc: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[n
     steps = np.linspace(0, 1, len(_HEAT))
     color = np.stack([np.interp(heat, steps, channel) for channel in _HEAT.T], axis=-1)
     # On grey: a color of the picture could be taken for one of the map.
-    grey = image_hwc @ np.float32(_LUMA)
+    grey = image_hwc @ np.array(_LUMA)
     opacity = _OPACITY * np.sqrt(heat)[..., None]
     mixed = (1 - opacity) * grey[..., None] + opacity * color
     return np.rint(np.where(seen, mixed, _DIMMED * grey[..., None])).astype(np.uint8)
