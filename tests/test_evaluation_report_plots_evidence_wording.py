@@ -23,6 +23,7 @@ from resnext.evaluation import evidence, plots, report, wording
 from resnext.evaluation.calibration import reliability
 from resnext.evaluation.evaluate import Question, evaluate
 from resnext.evaluation.selective import risk_coverage
+from resnext.explore import index
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 DOLLAR = "$\\frac{1$"
@@ -180,5 +181,12 @@ def test_a_picture_that_has_gone_is_left_blank(tmp_path: Path) -> None:
             gone = found.judged.entries[chosen[0]].source
             Path(gone).unlink()
             first, *rest = evidence.collect(classifier, found.judged, chosen)
+            document = index.describe(classifier, model="t", class_names=("zero",))
+            rows = [index.Row(str(data / "0" / "0001.png"), np.ones(1024, np.float32), 0),
+                    index.Row("gone.png", -np.ones(1024, np.float32))]  # fmt: skip
+            index.write(tmp_path / "x.index", document, rows)
+            opened = index.open_index(tmp_path / "x.index")
+            near = evidence.collect(classifier, found.judged, chosen, index=opened)[1].neighbors
+    assert {(one.label, pixels is None) for one, pixels in near} == {("zero", False), (None, True)}
     assert (first.picture, first.heat) == (None, None)
     assert all(one.picture is not None and one.heat is not None for one in rest)

@@ -18,8 +18,8 @@ from resnext.cli.cache import cache
 from resnext.cli.compare import compare
 from resnext.cli.convert import convert
 from resnext.cli.embed import embed
-from resnext.cli.explain import explain
 from resnext.cli.evaluate import evaluate
+from resnext.cli.explain import explain
 from resnext.cli.finetune import finetune
 from resnext.cli.index import index
 from resnext.cli.info import info

@@ -29,6 +29,8 @@ INPUT_FAILED = 3
 @click.option("--map", "map_", type=click.Path(),
               help="CSV of folder,class where names differ.")  # fmt: skip
 @click.option("--restrict", is_flag=True, help="Answer only with classes that DATA has.")
+@click.option("--index", "index", type=click.Path(path_type=Path),
+              help="Index to show the nearest pictures of, beside mistakes.")  # fmt: skip
 @click.option("--calibrate", type=click.Path(path_type=Path), metavar="FILE",
               help="Write the model with temperature and threshold that suit.")  # fmt: skip
 @click.option("--engine", default="auto", show_default=True,
@@ -45,6 +47,7 @@ def evaluate(
     *,
     output: Path | None,
     calibrate: Path | None,
+    index: Path | None,
     offline: bool,
     force: bool,
     as_json: bool,
@@ -63,12 +66,16 @@ def evaluate(
     left out, and the exit code is 3.
     """
     import resnext
+    from resnext.errors import ConfigError
     from resnext.evaluation import evaluate as evaluation
     from resnext.evaluation import report, wording
+    from resnext.explore.index import open_index
     from resnext.results.formats import printable
 
     if output is not None:
         report.check_extras()
+    elif index is not None:
+        raise ConfigError("--index is for the report", hint="name its folder with -o")
     if calibrate is not None:
         evaluation.check_target(calibrate, force=force)
     with progress.download_bar() as downloaded:
@@ -76,13 +83,16 @@ def evaluate(
             model, engine=engine, precision=precision, threads=threads, offline=offline or None,
             progress=downloaded,
         )  # fmt: skip
+    known = None if index is None else open_index(index)
+    if known is not None:
+        known.check(classifier)
     asked = evaluation.Question(map=map_, **question)
     with classifier, progress.count_bar() as counted:
         with evaluation.evaluate(
             classifier, asked, output=output, force=force, progress=counted
         ) as found:
             if output is not None:
-                report.write(classifier, found, output)
+                report.write(classifier, found, output, index=known)
             if calibrate is not None:
                 evaluation.calibrate(classifier, found, calibrate, force=force)
     figures = found.figures

@@ -17,6 +17,7 @@ from resnext.evaluation.evaluate import Evaluation
 from resnext.evaluation.evidence import Exhibit
 from resnext.evaluation.judge import Judged
 from resnext.evaluation.wording import percent, with_interval
+from resnext.explore.index import Index
 from resnext.files import atomic
 from resnext.results import pages
 from resnext.results.pages import Cell, Tile
@@ -39,13 +40,16 @@ def check_extras() -> None:
     import_extra("resnext.results.parquet", extra="evaluate")
 
 
-def write(classifier: Classifier, evaluation: Evaluation, folder: Path) -> None:
+def write(
+    classifier: Classifier, evaluation: Evaluation, folder: Path, *, index: Index | None = None
+) -> None:
     """Write all files of an evaluation; each appears whole or not at all.
 
     Args:
         classifier: The model, which looks at its worst mistakes once more.
         evaluation: Of it.
         folder: Where to; made if missing.
+        index: Of pictures, by the same model, of which the nearest to mistakes are shown.
 
     Raises:
         MissingExtraError: The extra `evaluate` is not installed.
@@ -58,7 +62,7 @@ def write(classifier: Classifier, evaluation: Evaluation, folder: Path) -> None:
         file.write(text.encode() + b"\n")
     _write_predictions(evaluation, classifier.document.reject_threshold, folder / PREDICTIONS)
     _draw(evaluation, folder)
-    exhibits = evidence.collect(classifier, judged, evidence.worst(judged))
+    exhibits = evidence.collect(classifier, judged, evidence.worst(judged), index=index)
     _write_page(evaluation, exhibits, folder)
 
 
@@ -214,12 +218,20 @@ def _gallery(judged: Judged, exhibits: Sequence[Exhibit]) -> str:
         shown = [] if one.picture is None else [pages.picture(one.picture, name, size=256)]
         if one.heat is not None:
             shown.append(pages.picture(one.heat, "where the answer was seen", size=256))
-        items.append(("".join(shown), _caption(judged, one.place)))
+        near = [
+            pages.picture(pixels, near.name) for near, pixels in one.neighbors if pixels is not None
+        ]
+        lines = [
+            f"near ({near.similarity:.2f}): {near.label or ''} {Path(near.name).name}"
+            for near, _ in one.neighbors
+        ]
+        items.append(("".join([*shown, *near]), [*_caption(judged, one.place), *lines]))
     return (
         pages.heading("The worst mistakes")
         + pages.paragraph(
             "Wrong answers that the model is surest of. The second picture shows where it saw"
             " what it answered: red speaks most for it."
+            + (" Below are the nearest pictures of the index." if exhibits[0].neighbors else "")
         )
         + pages.gallery(items)
     )
