@@ -85,6 +85,7 @@ def test_a_bad_picture_is_named_and_the_exit_code_is_3(
     assert shown(captured.out)["pictures"] == "11 of 2 classes; 1 cannot be read"
 
 
+@pytest.mark.slow
 @needs_extra
 def test_a_report_and_a_calibrated_model_and_nothing_replaced(
     photos: Path, tiny: str, tmp_path: Path, capsys: Captured
@@ -116,9 +117,8 @@ def test_without_the_extra_the_message_says_so_before_the_work(
     ("words", "code", "message"),
     [
         (["nowhere"], 3, "nowhere"),
-        (["empty"], 3, "no folders"),
         (["photos", "--map", "none.csv"], 3, "none.csv"),
-        (["photos", "--labels", "none.txt"], 3, "none.txt"),
+        (["photos", "--index", "x.index"], 2, "-o"),
         (["photos", "--calibrate", "x.pth"], 2, "x.pth"),
         (["bird"], 3, "'bird'"),
         ([], 2, "DATA"),
@@ -129,7 +129,6 @@ def test_mistakes_are_named(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
     (tmp_path / "photos").symlink_to(photos)
     testing.write_pictures(tmp_path / "bird", classes=("bird", "dog"), per_class=1)
     assert evaluate(*words, tiny=tiny) == code

@@ -180,9 +180,10 @@ def test_a_picture_that_has_gone_is_left_blank(tmp_path: Path) -> None:
             chosen = evidence.worst(found.judged)
             gone = found.judged.entries[chosen[0]].source
             Path(gone).unlink()
+            kept = found.judged.entries[chosen[1]].source
             first, *rest = evidence.collect(classifier, found.judged, chosen)
             document = index.describe(classifier, model="t", class_names=("zero",))
-            rows = [index.Row(str(data / "0" / "0001.png"), np.ones(1024, np.float32), 0),
+            rows = [index.Row(str(kept), np.ones(1024, np.float32), 0),
                     index.Row("gone.png", -np.ones(1024, np.float32))]  # fmt: skip
             index.write(tmp_path / "x.index", document, rows)
             opened = index.open_index(tmp_path / "x.index")

@@ -38,11 +38,11 @@ def write(classifier: Classifier, compared: Compared, folder: Path) -> None:
     figures = compared.figures
     with atomic(folder / FIGURES) as file:
         file.write(json.dumps(figures, indent=1, allow_nan=False).encode() + b"\n")
-    names = f"{figures['a']['name']} and {figures['b']['name']}"
+    a, b = wording.names(figures)
+    names = f"{a} and {b}"
     parts = [
         pages.heading(names, level=1),
-        pages.paragraph(f"A is {figures['a']['name']}, B is {figures['b']['name']}:"
-                        f" {wording.verdict(figures)}.", lead=True),
+        pages.paragraph(f"A is {a}, B is {b}: {wording.verdict(figures)}.", lead=True),
         _tiles(figures),
         pages.notice(figures["data"]["notes"]),
         _models(figures),
@@ -76,13 +76,13 @@ def _models(figures: Figures) -> str:
     rows = [
         (
             letter.upper(),
-            model["name"],
+            name,
             model["architecture"],
             f"{model['engine']}, {model['precision']}",
             with_interval(model["top1"]),
             with_interval(model["top5"]),
         )
-        for letter in "ab"
+        for letter, name in zip("ab", wording.names(figures), strict=True)
         for model in (figures[letter],)
     ]
     columns = ("", "model", "architecture", "engine", "top-1", "top-5")
@@ -110,7 +110,7 @@ def _differences(figures: Figures) -> str:
     counts = [("A right", found["both"], found["only_a"]),
               ("A wrong", found["only_b"], found["neither"])]  # fmt: skip
     return (
-        pages.heading("B less A, in points")
+        pages.heading("B less A")
         + pages.table(("figure", "difference"), rows, sortable=False)
         + pages.heading("Pictures")
         + pages.table(("", "B right", "B wrong"), counts, sortable=False)

@@ -108,7 +108,7 @@ def label_sets(figures: Figures) -> str:
 def difference(figure: Figures) -> str:
     """Return a difference in points with its interval and, where tested, the p-value."""
     low, high = (f"{100 * figure[end]:+.2f}" for end in ("low", "high"))
-    text = f"{100 * figure['difference']:+.2f} ({low} to {high})"
+    text = f"{100 * figure['difference']:+.2f} ({low} to {high}) points"
     if "p" not in figure:
         return text
     return f"{text}, p {'< 0.0001' if figure['p'] < 1e-4 else format(figure['p'], '.4f')}"
@@ -127,20 +127,27 @@ def verdict(figures: Figures) -> str:
     return "these pictures do not tell which is better"
 
 
+def names(figures: Figures) -> tuple[str, str]:
+    """Name both models; by their files where they have the same name."""
+    a, b = figures["a"], figures["b"]
+    key = "file" if a["name"] == b["name"] else "name"
+    return str(a[key]), str(b[key])
+
+
 def compared(figures: Figures) -> Lines:
     """Return what the terminal shows of a comparison."""
     lines = [
-        (letter.upper(), f"{model['name']} ({model['engine']}, {model['precision']}), top-1"
+        (letter.upper(), f"{name} ({model['engine']}, {model['precision']}), top-1"
                          f" {with_interval(model['top1'])}, top-5 {with_interval(model['top5'])}")
-        for letter in "ab" for model in (figures[letter],)
+        for letter, name in zip("ab", names(figures), strict=True) for model in (figures[letter],)
     ]  # fmt: skip
     top1 = figures["top1"]
     return [
         *lines,
         ("pictures", pictures(figures["data"])),
         ("answers", figures["answers"]),
-        ("B - A, top-1", f"{difference(top1)} points"),
-        ("B - A, top-5", f"{difference(figures['top5'])} points"),
+        ("B - A, top-1", difference(top1)),
+        ("B - A, top-5", difference(figures["top5"])),
         ("only A right", f"{top1['only_a']:,}; only B {top1['only_b']:,}; both {top1['both']:,}"),
         ("same answer", percent(figures["same_answer"])),
         ("gains", _changes(figures, 1)),
