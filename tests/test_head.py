@@ -13,7 +13,6 @@ import pytest
 pytest.importorskip("sklearn", reason="scikit-learn is not installed: resnext[finetune]")
 
 import threadpoolctl
-from scipy.optimize import minimize_scalar  # scikit-learn brings it
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -21,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from resnext import predictions
 from resnext.errors import ConfigError, DatasetError
 from resnext.training import head
-from resnext.training.head import choose_threshold, fit_head, fit_temperature, score
+from resnext.training.head import fit_head, score
 
 
 @pytest.fixture(autouse=True)
@@ -163,65 +162,6 @@ def test_of_many_pictures_a_share_of_each_class_is_cross_validated(
     kept = np.r_[0:200, 200:203]  # 100, 100 and 3
     found = fit_head(features[kept], labels[kept], num_classes=3)
     assert found.out_of_fold.class_pictures == (24, 24, 2)
-
-
-def overconfident(count: int = 500) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Draw logits three times as large as they should be."""
-    rng = np.random.default_rng(0)
-    logits = rng.normal(0, 2, (count, 4))
-    shares = predictions.probabilities(logits)
-    labels = np.array([rng.choice(4, p=row) for row in shares])
-    return 3 * logits, labels
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-def test_the_temperature_is_the_one_that_scipy_finds(weighted: bool) -> None:
-    logits, labels = overconfident()
-    count = len(labels)
-    weights = np.linspace(0.5, 2, count) if weighted else np.ones(count)
-    targets = (count * np.eye(4)[labels] + 1 / 4) / (count + 1)
-
-    def loss(log_temperature: float) -> float:
-        shares = predictions.probabilities(logits, temperature=float(np.exp(log_temperature)))
-        return float(-(weights[:, None] * targets * np.log(shares)).sum())
-
-    expected = minimize_scalar(loss, bounds=(-4, 4), method="bounded", options={"xatol": 1e-9})
-    found = fit_temperature(logits, labels, weights if weighted else None)
-    assert found == pytest.approx(np.exp(expected.x), rel=1e-5)
-    assert found == pytest.approx(3, rel=0.15)
-
-
-def test_answers_that_are_all_right_are_not_certain() -> None:
-    labels = np.arange(20) % 2
-    logits = np.eye(2)[labels]
-    shares = predictions.probabilities(logits, temperature=fit_temperature(logits, labels))
-    assert shares.max() == pytest.approx(20.5 / 21, abs=1e-6)  # 20 seen, one that may be either
-
-
-def test_answers_without_worth_get_the_highest_temperature() -> None:
-    logits, labels = np.eye(2)[[0, 1, 0, 1]], np.array([1, 0, 1, 0])
-    assert fit_temperature(logits, labels) == pytest.approx(100)
-    assert fit_temperature(1e6 * np.eye(2)[labels], labels) <= 100
-    assert fit_temperature(1e-6 * np.eye(2)[labels], labels) >= 0.01
-
-
-@pytest.mark.parametrize(
-    ("right", "wrong", "expected"),
-    [
-        ([0.9, 0.8, 0.7], [], 0.7),  # nothing to drop: the least sure right one stays
-        ([0.9] * 20, [0.5, 0.6], 0.9),
-        ([0.5, *[0.9] * 19], [0.6, 0.7], 0.9),  # one right for both wrong
-        ([0.5, 0.5, *[0.9] * 18], [0.6], 0.5),  # more than 5 % of the right ones is too much
-        ([0.99999], [0.2], 0.9999),  # rounded down
-        ([], [0.5], None),
-    ],
-)
-def test_the_reject_threshold(
-    right: list[float], wrong: list[float], expected: float | None
-) -> None:
-    best = np.array(right + wrong)
-    is_right = np.arange(len(best)) < len(right)
-    assert choose_threshold(best, is_right) == expected
 
 
 def test_score_counts_as_predictions_are_made() -> None:

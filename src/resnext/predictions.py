@@ -126,8 +126,7 @@ def probabilities(logits: NDArray[np.floating], *, temperature: float = 1.0) -> 
         ConfigError: The temperature is not above zero.
         EngineError: A logit is not finite, or the array is not (N, K).
     """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ConfigError(f"temperature is {temperature!r}; expected a number above 0")
+    check_temperature(temperature)
     _check_logits(logits)
     # float64 and a maximum of zero: no float32 logit, however large, overflows.
     scaled = logits.astype(np.float64)
@@ -136,6 +135,16 @@ def probabilities(logits: NDArray[np.floating], *, temperature: float = 1.0) -> 
     np.exp(scaled, out=scaled)
     scaled /= scaled.sum(axis=1, keepdims=True)
     return scaled
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that is not a number above zero.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ConfigError(f"temperature is {temperature!r}; expected a number above 0")
 
 
 def decide(

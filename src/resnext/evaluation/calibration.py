@@ -145,6 +145,7 @@ def proper_scores(logits: Logits, targets: Integers, *, temperature: float = 1.0
         EngineError: A logit is not finite.
     """
     check_targets(logits, targets)
+    predictions.check_temperature(temperature)
     rows = np.flatnonzero(targets >= 0)
     nll, brier = np.empty(len(rows)), np.empty(len(rows))
     for part in chunks(len(rows), logits.shape[1]):
@@ -197,7 +198,7 @@ def fit_temperature(logits: Logits, targets: Integers, weights: Floats | None = 
         if place in tried:
             place = (low + high) / 2
         tried.add(place)
-    return math.exp(-place)
+    return min(max(math.exp(-place), MIN_TEMPERATURE), MAX_TEMPERATURE)
 
 
 def _slope(

@@ -229,7 +229,7 @@ def _scores(logits: Logits, uniform: Floats, conformal: Conformal) -> Floats:
     shares = predictions.probabilities(logits, temperature=conformal.temperature)
     if conformal.method == "lac":
         return 1 - shares
-    order = np.argsort(-logits, axis=1, kind="stable")
+    order = np.argsort(-logits.astype(np.float64), axis=1, kind="stable")
     ranked = np.take_along_axis(shares, order, axis=1)
     # All before it and a share of its own, which is all up to it without the rest of its own.
     scores = np.cumsum(ranked, axis=1) - (1 - uniform[:, None]) * ranked

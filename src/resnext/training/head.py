@@ -20,19 +20,19 @@ from sklearn.linear_model import LogisticRegression
 
 from resnext import predictions
 from resnext.errors import ConfigError, DatasetError
+from resnext.evaluation import calibration, metrics
+from resnext.evaluation.calibration import fit_temperature
+from resnext.evaluation.selective import choose_threshold
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)  # of the data against the prior: C
 FOLDS = 5
 MAX_VALIDATED = 10_000  # pictures in the cross-validation
-KEPT_RIGHT = 0.95  # share of right answers that the reject threshold must keep
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0  # what a model file takes
 
 _MAX_STEPS = 5000
 _WORSE = 1.05  # times the best loss: stronger ones are not tried any more
 # Of the gradient. Where the looser one stops, twice the steps change the likelihood by less
 # than 1 % near the best strength (4,000 pictures of 20 classes), and so not the choice.
 _CHOOSING_TOLERANCE, _TOLERANCE = 3e-4, 1e-4
-_HALVINGS = 40  # of a range of ln(10,000): the temperature is found to 1e-11
 
 ClassWeights = Literal["none", "balanced"]
 Floats = NDArray[np.float64]
@@ -144,69 +144,6 @@ def fit_head(
     )
 
 
-def fit_temperature(
-    logits: NDArray[np.floating], labels: Integers, weights: Floats | None = None
-) -> float:
-    """Find the temperature under which held-out pictures are likeliest.
-
-    As many pictures as there are cannot show that an answer is certain: one more, which may
-    be of any class, is added (after Platt's targets, 1999). Without it the temperature of
-    pictures that are all right would be zero.
-
-    Args:
-        logits: (N, K) of pictures that were not trained on.
-        labels: (N,) right classes.
-        weights: (N,) how much each picture counts; by default 1.
-
-    Returns:
-        0.01 to 100.
-    """
-    count, num_classes = logits.shape
-    weights = np.ones(count) if weights is None else weights
-    targets = np.full(logits.shape, 1 / num_classes)
-    targets[np.arange(count), labels] += count
-    targets *= weights[:, None] / (count + 1)
-    wanted = float((targets * logits).sum())
-
-    def slope(temperature: float) -> float:
-        # Of the convex likelihood, by 1 / temperature.
-        shares = predictions.probabilities(logits, temperature=temperature)
-        return float((weights[:, None] * shares * logits).sum()) - wanted
-
-    low, high = np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if slope(float(np.exp(middle))) > 0:  # too sure of wrong answers
-            low = middle
-        else:
-            high = middle
-    return float(np.exp((low + high) / 2))
-
-
-def choose_threshold(best: Floats, right: NDArray[np.bool_]) -> float | None:
-    """Choose below which probability the model does not claim to know.
-
-    Of the thresholds that keep 95 % of the right answers it is the one that drops the
-    largest share of wrong answers more than of right ones, and of equals the highest.
-
-    Args:
-        best: (N,) highest probability of each held-out picture.
-        right: (N,) whether that answer is right.
-
-    Returns:
-        The threshold, rounded down to 4 digits; None if no answer is right.
-    """
-    rights, wrongs = np.sort(best[right]), np.sort(best[~right])
-    if not rights.size:
-        return None
-    candidates = rights[: int((1 - KEPT_RIGHT) * rights.size) + 1]
-    dropped_right = np.searchsorted(rights, candidates) / rights.size
-    dropped_wrong = np.searchsorted(wrongs, candidates) / max(wrongs.size, 1)
-    gain = dropped_wrong - dropped_right
-    chosen = candidates[np.flatnonzero(gain == gain.max())[-1]]
-    return float(np.floor(chosen * 1e4) / 1e4)
-
-
 def score(logits: NDArray[np.floating], labels: Integers, *, temperature: float = 1.0) -> Scores:
     """Compare answers with what is right.
 
@@ -219,11 +156,8 @@ def score(logits: NDArray[np.floating], labels: Integers, *, temperature: float 
     if not len(labels):
         none = (0,) * num_classes
         return Scores(pictures=0, right=0, right5=0, nll=0.0, class_pictures=none, class_right=none)
-    own = logits[np.arange(len(labels)), labels][:, None]
-    before = (logits == own) & (np.arange(num_classes) < labels[:, None])
-    ranks = (logits > own).sum(axis=1) + before.sum(axis=1)
-    scaled = (logits.astype(np.float64) - logits.max(axis=1, keepdims=True)) / temperature
-    likelihood = np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(len(labels)), labels]
+    ranks = metrics.ranks(logits, labels)
+    likelihood = calibration.proper_scores(logits, labels, temperature=temperature).nll
     return Scores(
         pictures=len(labels),
         right=int((ranks == 0).sum()),

@@ -1,0 +1,175 @@
+"""Intervals: they are the published ones, and hold what they promise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+pytest.importorskip("scipy", reason="scikit-learn, which brings scipy, is not installed")
+
+from scipy.stats import binom, binomtest
+
+from resnext.errors import ConfigError
+from resnext.evaluation import intervals, metrics
+from resnext.evaluation.intervals import Interval
+
+Integers = npt.NDArray[np.int64]
+TRIALS = 2000
+
+
+def promised(hits: int, trials: int) -> bool:
+    """Tell whether so many intervals of 95 % is what chance allows, 1 time in 1,000 not."""
+    return bool(binom.ppf(5e-4, trials, 0.95) <= hits <= binom.ppf(1 - 5e-4, trials, 0.95))
+
+
+@pytest.mark.parametrize(
+    ("right", "pictures"), [(0, 1), (1, 1), (0, 50), (50, 50), (3, 7), (9_777, 10_000)]
+)
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_wilsons_interval_is_scipys(right: int, pictures: int, confidence: float) -> None:
+    expected = binomtest(right, pictures).proportion_ci(confidence, method="wilson")
+    found = intervals.wilson(right, pictures, confidence=confidence)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert found.confidence == confidence
+    assert found.low <= right / pictures <= found.high
+
+
+def test_of_no_pictures_nothing_is_known() -> None:
+    assert intervals.wilson(0, 0) == Interval(low=0.0, high=1.0, confidence=0.95)
+
+
+@pytest.mark.parametrize(("share", "pictures"), [(0.5, 100), (0.8, 200), (0.77, 5000)])
+def test_wilsons_interval_holds_the_share_as_often_as_promised(share: float, pictures: int) -> None:
+    rights = np.random.default_rng(1).binomial(pictures, share, TRIALS)
+    found = [intervals.wilson(int(right), pictures) for right in rights]
+    assert promised(sum(one.low <= share <= one.high for one in found), TRIALS)
+
+
+def test_the_interval_of_a_mean_holds_it_as_often_as_promised() -> None:
+    rng = np.random.default_rng(0)
+    found = [intervals.mean(rng.exponential(size=400)) for _ in range(TRIALS)]
+    assert promised(sum(one.low <= 1 <= one.high for one in found), TRIALS)
+    three = intervals.mean(np.array([1.0, 2.0, 3.0]))
+    assert (three.low, three.high) == pytest.approx((2 - 1.959964 / 3**0.5, 2 + 1.959964 / 3**0.5))
+
+
+def model(num_classes: int, *, seed: int) -> npt.NDArray[np.float64]:
+    """Draw the chances (K, K) of answers of each class."""
+    rng = np.random.default_rng(seed)
+    chances = rng.dirichlet(np.full(num_classes, 0.2), num_classes)
+    right = rng.uniform(0.5, 0.95, num_classes)[:, None]
+    return (1 - right) * chances + right * np.eye(num_classes)
+
+
+def answers_of(chances: npt.NDArray[np.float64], each: int, rng: np.random.Generator) -> Integers:
+    """Draw answers for `each` pictures of every class, class by class."""
+    draws = rng.random((len(chances), each, 1))
+    return (draws > chances.cumsum(axis=1)[:, None, :-1]).sum(axis=2).ravel()
+
+
+def truth(chances: npt.NDArray[np.float64]) -> dict[str, float]:
+    """Compute the figures of endlessly many pictures, the same number of each class."""
+    counts = metrics.ClassCounts(
+        right=np.diag(chances), answered=chances.sum(axis=0), support=np.ones(len(chances))
+    )
+    return {name: float(value) for name, value in metrics.average_arrays(counts).items()}
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "each", "trials", "missing"),
+    [(4, 40, 150, 0.02), pytest.param(60, 10, 300, 0.06, marks=pytest.mark.slow)],
+)
+def test_intervals_of_averages_hold_them_as_often_as_promised(
+    num_classes: int, each: int, trials: int, missing: float
+) -> None:
+    chances = model(num_classes, seed=5)
+    expected = truth(chances)
+    targets = np.repeat(np.arange(num_classes), each)
+    rng = np.random.default_rng(0)
+    hits = dict.fromkeys(expected, 0)
+    for seed in range(trials):
+        found = intervals.class_averages(
+            answers_of(chances, each, rng), targets, num_classes=num_classes, draws=100, seed=seed
+        )
+        for name, interval in found.items():
+            hits[name] += interval.low <= expected[name] <= interval.high
+    # With 100 draws the ends are a little too near, and few pictures a class are few.
+    slack = 2.6 * math.sqrt(0.95 * 0.05 / trials)
+    for name, count in hits.items():
+        assert 0.95 - missing - slack <= count / trials <= 0.95 + slack, name
+
+
+def test_differences_of_a_model_to_itself_are_zero_and_to_a_better_one_are_not() -> None:
+    chances = model(5, seed=1)
+    rng = np.random.default_rng(0)
+    targets = np.repeat(np.arange(5), 200)
+    worse = answers_of(chances, 200, rng)
+    better = np.where(rng.random(1000) < 0.3, targets, worse)
+    same = intervals.class_average_differences(worse, worse, targets, num_classes=5, draws=100)
+    assert all(one.low == one.high == 0 for one in same.values())
+    found = intervals.class_average_differences(worse, better, targets, num_classes=5, draws=200)
+    back = intervals.class_average_differences(better, worse, targets, num_classes=5, draws=200)
+    for name, interval in found.items():
+        seen = [
+            getattr(metrics.averages(metrics.class_counts(one, targets, num_classes=5)), name)
+            for one in (worse, better)
+        ]
+        assert 0 < interval.low < seen[1] - seen[0] < interval.high < 0.2, name
+        assert back[name].high < 0
+        # The same pictures tell more than two samples: it is narrower than the sum of both.
+    alone = intervals.class_averages(worse, targets, num_classes=5, draws=200)["macro_f1"]
+    paired = found["macro_f1"]
+    assert paired.high - paired.low < alone.high - alone.low
+
+
+def test_the_draws_are_those_of_the_seed_and_keep_the_size_of_each_class() -> None:
+    chances = model(4, seed=0)
+    targets = np.r_[np.repeat(np.arange(4), 30), -1]
+    answers = np.r_[answers_of(chances, 30, np.random.default_rng(0)), 0]
+    first, again, other = (
+        intervals.class_averages(answers, targets, num_classes=4, draws=100, seed=seed)
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+    assert first["weighted_f1"].low == pytest.approx(first["macro_f1"].low)  # of equal sizes
+    # Of 30 pictures a class the recall that counts classes is that which counts pictures.
+    accuracy = intervals.wilson(int((answers == targets).sum()), 120)
+    found = first["balanced_accuracy"]
+    assert (found.low, found.high) == pytest.approx((accuracy.low, accuracy.high), abs=0.05)
+
+
+def test_only_the_chosen_classes_are_averaged() -> None:
+    targets = np.array([0] * 20 + [1] * 20)
+    answers = np.array([0] * 20 + [1, 0] * 10)
+    found = intervals.class_averages(answers, targets, num_classes=3, labels=[0], draws=100)
+    assert found["macro_recall"] == Interval(low=1.0, high=1.0)
+    assert found["macro_precision"].low < 20 / 30 < found["macro_precision"].high < 1
+
+
+def test_the_bootstrap_of_a_mean_is_the_normal_interval() -> None:
+    values = np.random.default_rng(0).normal(size=300)
+    found = intervals.bootstrap(
+        lambda counts: {"mean": counts @ values / 300},
+        np.ones(300, np.int64),
+        np.zeros(300, np.int64),
+        draws=4000,
+    )["mean"]
+    expected = intervals.mean(values)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.01)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    ones = np.ones(3, np.int64)
+    with pytest.raises(ConfigError, match="4 of 3 are right"):
+        intervals.wilson(4, 3)
+    with pytest.raises(ConfigError, match="confidence is 95; expected more than 0"):
+        intervals.wilson(1, 3, confidence=95)
+    with pytest.raises(ConfigError, match="draws is 10; expected at least 100"):
+        intervals.class_averages(ones, ones, num_classes=2, draws=10)
+    with pytest.raises(ConfigError, match="at least 2 pictures"):
+        intervals.mean(np.ones(1))
+    with pytest.raises(ConfigError, match="pictures and strata are"):
+        intervals.bootstrap(lambda counts: {}, ones, ones[:2])
