@@ -1,4 +1,4 @@
-"""`resnext evaluate`: labelled pictures to how good a model is, and where wrong."""
+"""`resnext evaluate`: how good a model is, and where it is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two models on the same pictures: which is better, where, and which is faster.
+"""Two models on the same pictures: which is better, where, how fast.
 
 Differences are B's less A's. Both work by turns on the same few pictures, so that whatever
 else the machine does meets both alike.

@@ -1,4 +1,4 @@
-"""Evaluate a model on labelled pictures: find, match, compute, judge, summarize."""
+"""Evaluate a model: find pictures, match, compute, judge, summarize."""
 
 from __future__ import annotations
 
@@ -115,7 +115,9 @@ def evaluate(
         figures = {
             "schema_version": SCHEMA_VERSION,
             "model": run.describe_model(classifier),
-            "data": describe_data(question, truth, matching, judged, bad, str(identity["data"])),
+            "data": describe_data(
+                question, truth, judged, bad, matched=matching.rules, fingerprint=identity["data"]
+            ),
             "answers": "classes of the data" if question.restrict else "all classes",
             "computed": {"pictures": computed, "seconds": round(seconds, 3)},
             **summarize(judged, reject_threshold=document.reject_threshold),
@@ -139,9 +141,10 @@ def open_question(classifier: Classifier, question: Question) -> tuple[Truth, Ma
 def describe_data(
     question: Question,
     truth: Truth,
-    matching: Matching,
     judged: Judged,
     bad: Mapping[int, str],
+    *,
+    matched: Mapping[str, int],
     fingerprint: str,
 ) -> dict[str, Any]:
     """Say what was answered, as plain JSON values."""
@@ -153,7 +156,7 @@ def describe_data(
         "unreadable": {truth.entries[n].name: reason for n, reason in bad.items()},
         "classes": len(judged.data_classes),
         "several_labels": judged.several,
-        "matched": dict(matching.rules),
+        "matched": dict(matched),
         "notes": list(truth.notes),
         "fingerprint": fingerprint,
     }

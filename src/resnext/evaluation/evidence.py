@@ -1,4 +1,4 @@
-"""What stands beside a mistake: the picture, what the answer was seen in, and neighbours."""
+"""Beside a mistake: its picture, a heat map, the nearest pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logits on the disk, group by group: a run that was killed goes on where it stopped.
+"""Logits on the disk, group by group, so that a killed run goes on.
 
     run.json      what is computed by what; another run never continues it
     logits.bin    float32 rows, one for each picture that can be read, in order

@@ -1,4 +1,4 @@
-"""[evaluate] Pictures of an evaluation: confusion, reliability, coverage, classes.
+"""[evaluate] Plots: confusion, reliability, coverage, classes.
 
 K classes.
 """

@@ -1,4 +1,4 @@
-"""What an evaluation leaves in a folder: figures, a row a picture, plots, one page."""
+"""What an evaluation leaves in a folder: figures, table, plots, page."""
 
 from __future__ import annotations
 

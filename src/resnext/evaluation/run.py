@@ -1,4 +1,4 @@
-"""Pictures to logits on the disk: the long part of an evaluation, which goes on if stopped.
+"""Pictures to logits on the disk: the long part of an evaluation.
 
 What is computed by what is written beside the logits; labels are no part of it, so the same
 logits serve other answers, another map, and restricted classes.

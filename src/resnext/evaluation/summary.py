@@ -1,4 +1,4 @@
-"""The figures of an evaluation, as plain values: for `metrics.json`, text and the report.
+"""The figures of an evaluation as plain values, for JSON and people.
 
 Shares are 0 to 1 here; what people read has percent. Every interval is of 95 %.
 """

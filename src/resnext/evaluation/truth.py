@@ -1,4 +1,4 @@
-"""Pictures with the right answers: every layout that training reads, and ImageNet's.
+"""Pictures with right answers: every layout, and ImageNet's own.
 
 ImageNet's validation pictures lie in class folders, or flat beside a file of answers. A
 number in such a file means what the file's kind says: ILSVRC ids count from 1 in an order of
