@@ -1,4 +1,4 @@
-"""Whether a probability means what it says, and the temperature that mends it.
+"""Whether probabilities mean what they say, and the mending temperature.
 
 N pictures, K classes. The confidence of a picture is its highest probability.
 """

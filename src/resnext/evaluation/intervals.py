@@ -1,4 +1,4 @@
-"""How far figures of a sample may be from those of all pictures: 95 % intervals.
+"""How sure a figure is: intervals of shares, means and class averages.
 
 A proportion has Wilson's interval, a mean the normal one, what is made of class counts the
 bootstrap. All hold for pictures drawn independently; they know nothing of another camera.

@@ -1,4 +1,4 @@
-"""Answers only where the model is sure: how many there are, how many of them right.
+"""Answers only where the model is sure: coverage against accuracy.
 
 An answer is given where its confidence is at least the threshold, as
 `predictions.is_rejected` has it. Coverage is the share of pictures that get one.
