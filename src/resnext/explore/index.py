@@ -146,6 +146,27 @@ class Index:
             for product, position in zip(products, positions, strict=True)
         )
 
+    def classify(
+        self,
+        queries: NDArray[np.float32],
+        count: int,
+        *,
+        temperature: float = neighbors.TEMPERATURE,
+    ) -> NDArray[np.float64]:
+        """Classify by the labels of the nearest pictures.
+
+        Args:
+            queries: (Q, D) features of any length.
+            count: How many pictures vote.
+            temperature: Of the vote: `neighbors.vote`.
+
+        Returns:
+            (Q, K) shares of the classes.
+        """
+        products, positions = self.nearest(queries, count)
+        classes = len(self.document.class_names)
+        return neighbors.vote(self.labels[positions], products, classes, temperature=temperature)
+
 
 def identify(classifier: Classifier) -> str:
     """Hash what embeddings depend on: weights, architecture and preprocessing."""

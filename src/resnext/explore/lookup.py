@@ -16,6 +16,7 @@ from resnext.explore.index import Index, Neighbor
 from resnext.sources import Source
 
 _VOTES_SHOWN = 5
+_LEAST = 0.005  # share of a vote that is told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +82,7 @@ def look_up(
         yield Found(
             source=source,
             neighbors=index.name(products[0], positions[0]),
-            votes=tuple((classes[n], float(shares[n])) for n in best if shares[n] > 0),
+            votes=tuple((classes[n], float(shares[n])) for n in best if shares[n] >= _LEAST),
         )
 
 
