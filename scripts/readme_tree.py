@@ -27,20 +27,26 @@ results results.formats results.pages results.outputs results.parquet results.si
 engines engines.base engines.graph engines.compiled engines.openvino engines.ort
 modules network engines.eager engines.select
 prefetch classifier
+explore explore.cam explore.gradients explore.faithfulness explore.explain explore.embedding
+explore.neighbors explore.index explore.lookup explore.sheet
 training training.config training.registry training.recipes training.samples
 training.listing training.folders training.shards training.rows training.arrow training.tables
 training.layouts training.split training.scan training.data training.order
 training.operations
+explore.gather
 training.augment zoo interchange testing
 training.losses training.optim training.dist training.checkpoint training.feed training.state
 training.resume training.score training.loop training.records training.plots training.report
 training.outcome training.log training.search training.teacher training.full
 training.head training.features training.finetune training.refine
 deploy deploy.reference deploy.golden deploy.peers deploy.pixels deploy.parity deploy.certificate
+evaluation.truth evaluation.matching evaluation.journal evaluation.run evaluation.judge
+evaluation.summary evaluation.wording evaluation.evaluate evaluation.plots evaluation.evidence
+evaluation.report evaluation.compare evaluation.versus
 __init__
 cli cli.text cli.progress cli.complete cli.models cli.predict cli.info cli.convert cli.finetune
 cli.recipes cli.train cli.cache
-cli.verify
+cli.explain cli.embed cli.index cli.search cli.evaluate cli.compare cli.verify
 cli.app
 __main__
 """.split()
@@ -49,6 +55,7 @@ FILES = {
     "assets/starter.safetensors": "the model in the package: 200 everyday classes",
     "assets/catalogue.json": "the public weights: where, which preprocessing, which licence",
     "assets/imagenet1k.json": "the 1,000 synset ids and names of ImageNet-1k",
+    "assets/ilsvrc2012.json": "the same synset ids in the order of their ILSVRC ids",
 }
 
 

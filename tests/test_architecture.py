@@ -27,7 +27,7 @@ TORCH_MODULES = {
     "zoo",
     "checkpoints.pickles",
     "engines.eager",
-    "explore.explain",
+    "explore.gradients",
     "deploy.torchscript",
     "deploy.peers",
 }
@@ -46,6 +46,7 @@ EXTRA_OF |= {
 EXTRA_OF["training.arrow"] = "parquet"
 EXTRA_OF["deploy.peers"] = "train"
 EXTRA_OF |= dict.fromkeys(("training.head", "training.finetune"), "finetune")
+EXTRA_OF["evaluation.plots"] = "evaluate"
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 
 MODULES = {

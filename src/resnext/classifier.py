@@ -37,6 +37,21 @@ class _Loaded:
     pixels: NDArray[np.uint8] | ImageError
 
 
+@dataclass(frozen=True, slots=True)
+class PictureOutputs:
+    """What the engine gave for one picture.
+
+    Args:
+        name: Of the picture.
+        pixels: (S, S, 3) what the network saw.
+        outputs: Arrays of one row.
+    """
+
+    name: str
+    pixels: NDArray[np.uint8]
+    outputs: Outputs
+
+
 class Classifier:
     """A model ready to classify pictures on this machine; needs no torch.
 
@@ -48,6 +63,7 @@ class Classifier:
         offline: True never touches the network; None follows `RESNEXT_OFFLINE` and
             `HF_HUB_OFFLINE`.
         progress: Called with bytes done and in all (None: unknown) during a download.
+        feature_maps: Let the engine give the last feature maps too, as `explore.cam` needs.
 
     Raises:
         ModelNotFoundError: No such model.
@@ -71,6 +87,7 @@ class Classifier:
         threads: int | None = None,
         offline: bool | None = None,
         progress: Progress | None = None,
+        feature_maps: bool = False,
     ) -> None:
         # Importing the runtime and hashing the weights take 60 ms each: side by side.
         with ThreadPoolExecutor(1) as pool:
@@ -81,7 +98,13 @@ class Classifier:
         self.document: ModelDocument = local.document
         self._offline = weights.is_offline(offline)
         self.engine = (
-            select.load(local, engine=engine, precision=precision, threads=threads)
+            select.load(
+                local,
+                engine=engine,
+                precision=precision,
+                threads=threads,
+                feature_maps=feature_maps,
+            )
             if isinstance(engine, str)
             else engine
         )
@@ -158,9 +181,49 @@ class Classifier:
         Yields:
             For each picture, in order, its (D,) features, or why it has none.
         """
+        for row in self.run_each(images, batch_size=batch_size):
+            yield row if isinstance(row, ImageError) else row.outputs.embedding[0]
+
+    def run_each(
+        self, images: Any, *, batch_size: int | None = None
+    ) -> Iterator[PictureOutputs | ImageError]:
+        """Compute what the engine gives for a stream of pictures, one by one.
+
+        Args:
+            images: As for `predict`.
+            batch_size: Pictures per engine call; by default what suits the engine.
+
+        Yields:
+            For each picture, in order, its name and outputs, or why it has none; the error's
+            `path` is the name.
+        """
         for batch in self._decoded(images, batch_size):
             good = [one.pixels for one in batch if not isinstance(one.pixels, ImageError)]
-            rows = iter(self._run(good).embedding)
+            rows = iter(_split(self._run(good)))
+            for one in batch:
+                if isinstance(one.pixels, ImageError):
+                    yield one.pixels
+                else:
+                    yield PictureOutputs(one.name, one.pixels, next(rows))
+
+    def logits_each(
+        self, images: Any, *, batch_size: int | None = None
+    ) -> Iterator[NDArray[np.float32] | ImageError]:
+        """Compute the logits of a stream of pictures, one by one.
+
+        Batches follow from the pictures alone and not from the timing, so that a part that
+        begins at a multiple of the batch size gets the bits that the whole would have had.
+
+        Args:
+            images: As for `predict`.
+            batch_size: Pictures per engine call; by default what suits the engine.
+
+        Yields:
+            For each picture, in order, its (K,) logits, or why it has none.
+        """
+        for batch in self._decoded(images, batch_size, patience=None):
+            good = [one.pixels for one in batch if not isinstance(one.pixels, ImageError)]
+            rows = iter(self._run(good).logits)
             for one in batch:
                 yield one.pixels if isinstance(one.pixels, ImageError) else next(rows)
 
@@ -188,7 +251,13 @@ class Classifier:
             outputs.logits, document.labels, top_k=top_k, temperature=document.temperature
         )
 
-    def _decoded(self, pictures: Any, batch_size: int | None) -> Iterator[list[_Loaded]]:
+    def _decoded(
+        self,
+        pictures: Any,
+        batch_size: int | None,
+        *,
+        patience: float | None = prefetch.PATIENCE,
+    ) -> Iterator[list[_Loaded]]:
         if batch_size is None:
             batch_size = self.engine.best_batch_size
         if batch_size < 1:
@@ -197,7 +266,11 @@ class Classifier:
         # is ahead counts as it came, and a picture may come as 10 MB of bytes.
         ahead = 2 * batch_size + (os.cpu_count() or 1)
         return prefetch.batches(
-            _as_iterable(pictures), self._try_load, batch_size=batch_size, ahead=ahead
+            _as_iterable(pictures),
+            self._try_load,
+            batch_size=batch_size,
+            ahead=ahead,
+            patience=patience,
         )
 
     def _load(self, picture: Any) -> NDArray[np.uint8]:
@@ -212,6 +285,13 @@ class Classifier:
             return _Loaded(name, self._load(picture))
         except ImageError as error:  # bytes and arrays have no name of their own
             return _Loaded(name, ImageError(name, error.reason, hint=error.hint))
+
+
+def _split(outputs: Outputs) -> Iterator[Outputs]:
+    for row in range(len(outputs.logits)):
+        one = slice(row, row + 1)
+        maps = None if outputs.features is None else outputs.features[one]
+        yield Outputs(outputs.logits[one], outputs.embedding[one], maps)
 
 
 def _as_iterable(pictures: Any) -> Iterable[Any]:

@@ -29,7 +29,7 @@ def batches(
     *,
     batch_size: int,
     ahead: int,
-    patience: float = PATIENCE,
+    patience: float | None = PATIENCE,
 ) -> Iterator[list[Result]]:
     """Apply `work` to items in threads and yield the results in order, in batches.
 
@@ -39,7 +39,8 @@ def batches(
         work: Called with the position and the item, in several threads at once.
         batch_size: Results per batch, at least 1.
         ahead: Most items taken and not yet yielded, at least `batch_size`.
-        patience: Seconds after which a batch that has a result waits no longer for more.
+        patience: Seconds after which a batch that has a result waits no longer for more; with
+            None every batch is full, whatever the timing.
 
     Yields:
         Lists of 1 to `batch_size` results.
@@ -79,19 +80,21 @@ def batches(
 
 
 def _collect(
-    arrived: Arrivals[Result], room: threading.Semaphore, batch_size: int, patience: float
+    arrived: Arrivals[Result], room: threading.Semaphore, batch_size: int, patience: float | None
 ) -> Iterator[list[Result]]:
     batch: list[Result] = []
     pending: Future[Result] | None = None
     error: BaseException | None = None
     while True:
+        hurried = bool(batch) and patience is not None
+        wait = patience if hurried else PULSE
         try:
-            pending = pending or arrived.get(timeout=patience if batch else PULSE)
+            pending = pending or arrived.get(timeout=wait)
             if pending is None:
                 break
-            error = pending.exception(timeout=patience if batch else PULSE)
+            error = pending.exception(timeout=wait)
         except (queue.Empty, TimeoutError):
-            if batch:
+            if hurried:
                 yield batch
                 batch = []
             continue

@@ -247,11 +247,49 @@ def _describe(array: NDArray[Any]) -> str:
     return f"its shape is {array.shape} and its type {array.dtype}"
 
 
+def view(picture_size: tuple[int, int], spec: PreprocessSpec) -> tuple[float, float, float, float]:
+    """Say which part of a picture the network sees.
+
+    Args:
+        picture_size: (W, H) of the upright picture.
+        spec: The settings.
+
+    Returns:
+        Left, top, right and bottom of the square input in pixels of the picture, whole numbers
+        between pixels; beyond the picture where the input has a border.
+    """
+    size, (width, height) = spec.input_size, picture_size
+    if spec.mode == "squash":
+        return 0.0, 0.0, float(width), float(height)
+    fit = _resized if spec.mode == "crop" else _fitted
+    new_width, new_height = fit(picture_size, spec.resize)
+    left, top = (_offset(side, size) for side in (new_width, new_height))
+    across, down = width / new_width, height / new_height
+    return left * across, top * down, (left + size) * across, (top + size) * down
+
+
+def _offset(length: int, size: int) -> int:
+    """Return where the input begins along one side of the resized picture."""
+    return _center(length, size)[0] if length > size else -((size - length) // 2)
+
+
+def _fitted(picture_size: tuple[int, int], size: int) -> tuple[int, int]:
+    longest = max(picture_size)
+    width, height = (max(1, round(side * size / longest)) for side in picture_size)
+    return width, height
+
+
+def _resized(picture_size: tuple[int, int], resize: int) -> tuple[int, int]:
+    width, height = picture_size
+    short, long = min(width, height), max(width, height)
+    new_long = int(resize * long / short)  # torchvision truncates, it does not round
+    return (resize, new_long) if width <= height else (new_long, resize)
+
+
 def _letterbox(
     image: Image.Image, size: int, resample: Image.Resampling, fill: tuple[int, int, int]
 ) -> Image.Image:
-    longest = max(image.size)
-    width, height = (max(1, round(side * size / longest)) for side in image.size)
+    width, height = _fitted(image.size, size)
     canvas = Image.new("RGB", (size, size), fill)
     resized = image.resize((width, height), resample)
     canvas.paste(resized, ((size - width) // 2, (size - height) // 2))
@@ -262,13 +300,10 @@ def _resize_and_crop(
     image: Image.Image, resize: int, size: int, resample: Image.Resampling
 ) -> Image.Image:
     """Do what torchvision does: the short side to `resize`, then the center, `size` square."""
-    width, height = image.size
-    short, long = min(width, height), max(width, height)
-    new_long = int(resize * long / short)  # torchvision truncates, it does not round
-    new_size = (resize, new_long) if width <= height else (new_long, resize)
+    new_size = _resized(image.size, resize)
     left, right = _center(new_size[0], size)
     top, bottom = _center(new_size[1], size)
-    if new_long > _MAX_WHOLE_SIDE:
+    if max(new_size) > _MAX_WHOLE_SIDE:
         image = _resize_part(image, new_size, (left, top, right, bottom), resample)
     else:
         # One call, though two (rows, cropped, then columns) would save 0.2 of 1.4 ms: which

@@ -15,12 +15,18 @@ from click.shell_completion import get_completion_class, shell_complete
 
 import resnext
 from resnext.cli.cache import cache
+from resnext.cli.compare import compare
 from resnext.cli.convert import convert
+from resnext.cli.embed import embed
+from resnext.cli.evaluate import evaluate
+from resnext.cli.explain import explain
 from resnext.cli.finetune import finetune
+from resnext.cli.index import index
 from resnext.cli.info import info
 from resnext.cli.models import models
 from resnext.cli.predict import predict
 from resnext.cli.recipes import recipes
+from resnext.cli.search import search
 from resnext.cli.train import train
 from resnext.cli.verify import verify
 from resnext.errors import ResNeXtError, closest
@@ -144,4 +150,8 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 for command in (predict, finetune, train, recipes, models, info, convert, verify, cache):
+    app.add_command(command)
+for command in (explain, embed, index, search):
+    app.add_command(command)
+for command in (evaluate, compare):
     app.add_command(command)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # 80 ms, which a start from a warm cache has no use for
 IMAGE: Final = "image"  # names of the graph's input and outputs
 LOGITS: Final = "logits"
 EMBEDDING: Final = "embedding"
+FEATURES: Final = "features"  # an output only where it was asked for
 GRAPH_VERSION: Final = 2  # raised with every change to what `graph.build` returns
 
 # Images/s of ResNeXt-50 on two Zen 5 cores: OpenVINO bf16 93 at 1, 97 at 8, less at 16 and
@@ -41,10 +42,13 @@ class Outputs:
     Args:
         logits: (N, K) float32, one row per picture.
         embedding: (N, D) float32, the pooled features the logits were computed from.
+        features: (N, D, h, w) float32, the maps the embedding is the mean of; None where the
+            engine was opened without.
     """
 
     logits: npt.NDArray[np.float32]
     embedding: npt.NDArray[np.float32]
+    features: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,12 +60,14 @@ class Signature:
         in_chans: Channels of a picture.
         num_classes: Length of a row of logits.
         embedding_size: Length of a row of features.
+        feature_maps: Whether the last feature maps come out as well.
     """
 
     input_size: int
     in_chans: int
     num_classes: int
     embedding_size: int
+    feature_maps: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -194,9 +200,11 @@ class AbstractEngine(ABC):
         if len(parts) == 1:
             return parts[0]
         logits, embedding = (np.empty((0, size), np.float32) for size in self._row_sizes())
+        maps = [part.features for part in parts if part.features is not None]
         return Outputs(
             np.concatenate([logits, *(part.logits for part in parts)]),
             np.concatenate([embedding, *(part.embedding for part in parts)]),
+            np.concatenate(maps) if maps else None,
         )
 
     def _check_batch(self, batch_nhwc: object) -> None:
@@ -213,6 +221,8 @@ class AbstractEngine(ABC):
             (LOGITS, outputs.logits),
             (EMBEDDING, outputs.embedding),
         )
+        if self.signature.feature_maps:
+            self._check_maps(outputs.features, count=count)
         for (name, rows), size in zip(named, self._row_sizes(), strict=True):
             if rows.shape != (count, size) or rows.dtype != np.float32:
                 raise EngineError(
@@ -226,3 +236,11 @@ class AbstractEngine(ABC):
                     " expected finite numbers",
                     hint="try another precision or engine; if it stays, the weights are broken",
                 )
+
+    def _check_maps(self, maps: npt.NDArray[np.float32] | None, *, count: int) -> None:
+        leading = (count, self.embedding_size)
+        if maps is None or maps.ndim != 4 or maps.shape[:2] != leading or maps.dtype != np.float32:
+            found = "nothing" if maps is None else f"{maps.dtype} {maps.shape}"
+            raise EngineError(
+                f"{self} gave {FEATURES} as {found}; expected float32 {(*leading, 'h', 'w')}"
+            )

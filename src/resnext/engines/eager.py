@@ -31,6 +31,7 @@ class EagerEngine(AbstractEngine):
         threads: Number of processor threads, or None for torch's choice; torch has one
             number for the whole process.
         device: Such as "cuda:1" or "cpu"; None for "cuda" where there is one.
+        feature_maps: Let the last feature maps out as well.
 
     Raises:
         ConfigError: Unknown precision or device, no thread.
@@ -46,6 +47,7 @@ class EagerEngine(AbstractEngine):
         precision: str = "auto",
         threads: int | None = None,
         device: str | None = None,
+        feature_maps: bool = False,
     ) -> None:
         if precision not in PRECISIONS:
             raise ConfigError(
@@ -63,6 +65,7 @@ class EagerEngine(AbstractEngine):
             in_chans=spec.in_chans,
             num_classes=spec.num_classes,
             embedding_size=spec.embedding_size,
+            feature_maps=feature_maps,
         )
         super().__init__(signature, precision=chosen, best_batch_size=BEST_BATCH_SIZE)
         if threads is not None:
@@ -85,11 +88,12 @@ class EagerEngine(AbstractEngine):
             with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
                 pixels = torch.from_numpy(batch_nhwc).to(self._device).permute(0, 3, 1, 2)
                 images = (pixels.float() * self._scale + self._shift).to(self._dtype)
-                embedding = self._model.forward_head(
-                    self._model.forward_features(images), pre_logits=True
-                )
-                logits = self._model.fc(embedding)
-                return Outputs(logits.float().cpu().numpy(), embedding.float().cpu().numpy())
+                maps = self._model.forward_features(images)
+                embedding = self._model.forward_head(maps, pre_logits=True)
+                found = [self._model.fc(embedding), embedding]
+                if self.signature.feature_maps:
+                    found.append(maps.contiguous())
+                return Outputs(*(part.float().cpu().numpy() for part in found))
         except torch.OutOfMemoryError as error:
             raise MemoryError(str(error)) from error
         except RuntimeError as error:

@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from resnext import arch
 from resnext.arch import ArchSpec
-from resnext.engines.base import EMBEDDING, GRAPH_VERSION, IMAGE, LOGITS, Precision
+from resnext.engines.base import EMBEDDING, FEATURES, GRAPH_VERSION, IMAGE, LOGITS, Precision
 from resnext.errors import ModelFileError
 from resnext.files import atomic
 from resnext.layers import (
@@ -55,6 +55,7 @@ def build(
     tensors: Tensors,
     *,
     precision: Precision = "fp32",
+    feature_maps: bool = False,
 ) -> onnx.ModelProto:
     """Build the graph of a network with its weights and its normalization.
 
@@ -64,6 +65,7 @@ def build(
         tensors: A `state_dict` in torchvision's keys, of any float type.
         precision: What the runtime will compute in. The function is the same; for "bf16"
             the first convolution is laid out so that rounding does little harm there.
+        feature_maps: Let the last feature maps (N, D, h, w) out as well, as "features".
 
     Returns:
         A model in float32 with a dynamic number of pictures. Above `MAX_INLINE_BYTES` it
@@ -84,17 +86,22 @@ def build(
         value = builder.split_stem(first, scale, shift)
     else:
         value = builder.add(first, builder.normalize(scale, shift))
+    outputs = [
+        _value(LOGITS, TensorProto.FLOAT, ("N", architecture.num_classes)),
+        _value(EMBEDDING, TensorProto.FLOAT, ("N", architecture.embedding_size)),
+    ]
     for layer in rest:
+        if feature_maps and isinstance(layer, GlobalPool):
+            value = builder.name(value, FEATURES)
+            shape = ("N", architecture.embedding_size, "h", "w")
+            outputs.append(_value(FEATURES, TensorProto.FLOAT, shape))
         value = builder.add(layer, value)
     size = preprocess.input_size
     graph = helper.make_graph(
         builder.nodes,
         architecture.name,
         [_value(IMAGE, TensorProto.UINT8, ("N", size, size, architecture.in_chans))],
-        [
-            _value(LOGITS, TensorProto.FLOAT, ("N", architecture.num_classes)),
-            _value(EMBEDDING, TensorProto.FLOAT, ("N", architecture.embedding_size)),
-        ],
+        outputs,
         builder.weights,
     )
     model = helper.make_model(
@@ -231,6 +238,10 @@ class _Builder:
         constant = self._weight("normalize.center.value", centers)
         value = self._node("Sub", "normalize.center", [value, constant])
         return self._conv(conv, value, folded=(weight, bias))
+
+    def name(self, value: str, name: str) -> str:
+        """Give a value a name by which it can come out."""
+        return self._node("Identity", name, [value])
 
     def add(self, layer: Layer, value: str) -> str:
         if isinstance(layer, Conv):

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from resnext.engines.base import (
     BEST_BATCH_SIZE,
     EMBEDDING,
+    FEATURES,
     GRAPH_VERSION,
     IMAGE,
     LOGITS,
@@ -160,15 +161,13 @@ class OpenVINOEngine(AbstractEngine):
     def _infer(self, batch_nhwc: npt.NDArray[np.uint8]) -> Outputs:
         try:
             self._request.infer({IMAGE: batch_nhwc}, share_inputs=True)
+            names = (LOGITS, EMBEDDING, FEATURES)[: 3 if self.signature.feature_maps else 2]
             # Copies: the request writes the next batch into the same memory.
-            logits, embedding = (
-                self._request.get_tensor(name).data.copy() for name in (LOGITS, EMBEDDING)
-            )
+            return Outputs(*(self._request.get_tensor(name).data.copy() for name in names))
         except RuntimeError as error:
             if "bad_alloc" in str(error) or "out of memory" in str(error).lower():
                 raise MemoryError(_brief(error)) from error
             raise EngineError(f"{self} failed: {_brief(error)}") from error
-        return Outputs(logits, embedding)
 
     def _release(self) -> None:
         self._request = None

@@ -13,6 +13,7 @@ from resnext.engines import graph
 from resnext.engines.base import (
     BEST_BATCH_SIZE,
     EMBEDDING,
+    FEATURES,
     IMAGE,
     LOGITS,
     AbstractEngine,
@@ -65,7 +66,8 @@ class ORTEngine(AbstractEngine):
 
     def _infer(self, batch_nhwc: npt.NDArray[np.uint8]) -> Outputs:
         try:
-            return Outputs(*self._session.run([LOGITS, EMBEDDING], {IMAGE: batch_nhwc}))
+            names = [LOGITS, EMBEDDING, FEATURES][: 3 if self.signature.feature_maps else 2]
+            return Outputs(*self._session.run(names, {IMAGE: batch_nhwc}))
         except _FAILURES as error:
             if "allocate memory" in str(error) or "bad allocation" in str(error):
                 raise MemoryError(str(error)) from error

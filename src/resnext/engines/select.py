@@ -22,6 +22,7 @@ def load(
     engine: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
+    feature_maps: bool = False,
 ) -> AbstractEngine:
     """Open an engine for a model.
 
@@ -32,6 +33,7 @@ def load(
             "auto", which is OpenVINO.
         precision: "fp32", "bf16", or "auto" for what is fastest on this machine.
         threads: Number of processor threads, or None for what suits the machine.
+        feature_maps: Let the last feature maps out as well.
 
     Raises:
         ConfigError: Unknown engine or precision, or one that this machine does not have.
@@ -55,10 +57,14 @@ def load(
     if engine == "torch":
         eager = import_extra("resnext.engines.eager", extra="torch")
         opened: AbstractEngine = eager.EagerEngine(
-            local.document, read_tensors(local), precision=precision, threads=threads
+            local.document,
+            read_tensors(local),
+            precision=precision,
+            threads=threads,
+            feature_maps=feature_maps,
         )
         return opened
-    source = describe(local)
+    source = describe(local, feature_maps=feature_maps)
     if engine == "onnxruntime":
         ort = import_extra("resnext.engines.ort", extra="ort")
         opened = ort.ORTEngine(source, precision=precision, threads=threads)
@@ -75,7 +81,7 @@ def preload(engine: str = "auto") -> None:
         importlib.import_module("resnext.engines.openvino")
 
 
-def describe(local: LocalModel) -> GraphSource:
+def describe(local: LocalModel, *, feature_maps: bool = False) -> GraphSource:
     """Say where the graph of a model comes from, without reading its tensors."""
     document = local.document
     architecture, preprocess = document.architecture, document.preprocess
@@ -83,7 +89,10 @@ def describe(local: LocalModel) -> GraphSource:
     def build(precision: Precision) -> onnx.ModelProto:
         from resnext.engines import graph  # brings onnx, 80 ms
 
-        return graph.build(architecture, preprocess, read_tensors(local), precision=precision)
+        tensors = read_tensors(local)
+        return graph.build(
+            architecture, preprocess, tensors, precision=precision, feature_maps=feature_maps
+        )
 
     return GraphSource(
         signature=Signature(
@@ -91,6 +100,7 @@ def describe(local: LocalModel) -> GraphSource:
             in_chans=architecture.in_chans,
             num_classes=architecture.num_classes,
             embedding_size=architecture.embedding_size,
+            feature_maps=feature_maps,
         ),
         build=build,
         # The file alone does not tell: for foreign checkpoints the rest comes from elsewhere.
@@ -99,6 +109,7 @@ def describe(local: LocalModel) -> GraphSource:
                 "weights": local.sha256,
                 "architecture": [architecture.name, architecture.num_classes],
                 "preprocess": [preprocess.input_size, preprocess.mean, preprocess.std],
+                **({"outputs": "feature maps"} if feature_maps else {}),
             }
         ),
     )

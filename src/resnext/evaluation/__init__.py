@@ -1,1 +1,1 @@
-"""How good a model is: figures and their intervals, from arrays."""
+"""How good a model is, where it is wrong, and which of two is better."""

@@ -1,0 +1,80 @@
+"""`resnext embed`: pictures to the features before the last layer."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from resnext.cli import progress
+from resnext.cli.complete import complete, complete_model
+
+INPUT_FAILED = 3
+AT_LEAST_1 = click.IntRange(min=1)
+
+
+@click.command(
+    short_help="Turn pictures into vectors.",
+    epilog="Example:  resnext embed photos/ -o photos.parquet",
+)
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path())
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path),
+              help="File to write: .parquet or .npy.")  # fmt: skip
+@click.option("-m", "--model", default="starter", show_default=True, shell_complete=complete_model,
+              help="Catalogue name, alias, file, or hf-hub:owner/repo.")  # fmt: skip
+@click.option("--batch-size", type=AT_LEAST_1,
+              help="Pictures per engine call; default: what suits the engine.")  # fmt: skip
+@click.option("--engine", default="auto", show_default=True,
+              shell_complete=complete("auto openvino onnxruntime torch"),
+              help="auto, openvino, onnxruntime or torch.")  # fmt: skip
+@click.option("--precision", default="auto", show_default=True,
+              shell_complete=complete("auto bf16 fp32"), help="auto, bf16 or fp32.")  # fmt: skip
+@click.option("--threads", type=AT_LEAST_1, help="CPU threads of the engine; default: all.")
+@click.option("--offline", is_flag=True, help="Never touch the network.")
+@click.option("--ignore-errors", is_flag=True, help="Exit 0 even if pictures failed.")
+def embed(
+    *,
+    inputs: tuple[str, ...],
+    output: Path,
+    batch_size: int | None,
+    offline: bool,
+    ignore_errors: bool,
+    **engine: Any,
+) -> int:
+    """Turn pictures into vectors: the pooled features that the last layer takes.
+
+    INPUT is a file, a folder, a glob, an http(s) URL, or - for one path a line on stdin.
+
+    Parquet has the columns source and embedding; .npy an array, with the names of its rows
+    in .sources.json beside it. A picture that cannot be read is named on stderr and left out,
+    and the exit code is 3.
+    """
+    import resnext
+    from resnext import sources
+    from resnext.errors import ImageError
+    from resnext.explore.embedding import embed_items
+    from resnext.results import sinks
+    from resnext.results.formats import printable
+
+    start = time.perf_counter()
+    format_ = sinks.format_of(output, sinks.EMBEDDING_FORMATS)
+    with progress.download_bar() as downloaded:
+        classifier = resnext.Classifier(offline=offline or None, progress=downloaded, **engine)
+    size = classifier.document.architecture.embedding_size
+    pictures = progress.Lookahead(sources.iter_sources(inputs))
+    failed = 0
+    opened = sinks.open_embedding_sink(format_, output, embedding_size=size)
+    with progress.naming_partial(opened) as sink, progress.bar(pictures, quiet=False) as advance:
+        rows = embed_items(classifier, pictures, lambda source: source, batch_size=batch_size)
+        for source, row in rows:
+            advance()
+            if isinstance(row, ImageError):
+                failed += 1
+                print(printable(f"{source.name}: {row.reason}"), file=sys.stderr)
+            else:
+                sink.write(sinks.Embedding(source.name, row))
+    progress.summarize(pictures.taken, failed, time.perf_counter() - start)
+    return INPUT_FAILED if failed and not ignore_errors else 0

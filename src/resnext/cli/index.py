@@ -1,0 +1,73 @@
+"""`resnext index`: pictures to a file that `resnext search` looks in."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from resnext.cli import progress, text
+from resnext.cli.complete import complete, complete_model
+
+INPUT_FAILED = 3
+
+
+@click.command(
+    short_help="Make an index of pictures to search in.",
+    epilog="Example:  resnext index photos/ -o photos.index",
+)
+@click.argument("data", type=click.Path())
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path),
+              help="File to write.")  # fmt: skip
+@click.option("-m", "--model", default="starter", show_default=True, shell_complete=complete_model,
+              help="Catalogue name, alias, file, or hf-hub:owner/repo.")  # fmt: skip
+@click.option("--part", type=click.Choice(["train", "val", "all"]), default="train",
+              show_default=True, help="Of a data set that has two.")  # fmt: skip
+@click.option("--engine", default="auto", show_default=True,
+              shell_complete=complete("auto openvino onnxruntime torch"),
+              help="auto, openvino, onnxruntime or torch.")  # fmt: skip
+@click.option("--precision", default="auto", show_default=True,
+              shell_complete=complete("auto bf16 fp32"), help="auto, bf16 or fp32.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all.")
+@click.option("--offline", is_flag=True, help="Never touch the network.")
+@click.option("--json", "as_json", is_flag=True, help="The summary as one line of JSON.")
+def index(
+    *, data: str, output: Path, model: str, part: str, offline: bool, as_json: bool, **engine: Any
+) -> int:
+    """Make an index of pictures to search in.
+
+    DATA is a folder of pictures, or a data set: a folder per class, a table of path,label, tar
+    shards; then the index knows their classes. A picture that cannot be read is named and left
+    out, and the exit code is 3.
+    """
+    import resnext
+    from resnext.explore import gather
+    from resnext.results.formats import printable
+
+    pictures = gather.gather(data, part=part)
+    for note in pictures.notes:
+        print(printable(f"note: {note}"), file=sys.stderr)
+    with progress.download_bar() as downloaded:
+        classifier = resnext.Classifier(
+            model, offline=offline or None, progress=downloaded, **engine
+        )
+    builder = gather.Builder(classifier, model)
+    with progress.count_bar() as counted:
+        try:
+            count = builder.build(output, pictures, progress=counted)
+        finally:
+            for error in builder.failed:
+                print(printable(f"left out: {error.path}: {error.reason}"), file=sys.stderr)
+    facts = {
+        "index": str(output),
+        "pictures": count,
+        "classes": len(pictures.class_names),
+        "left_out": len(builder.failed),
+        "megabytes": round(os.path.getsize(output) / 1e6, 1),
+    }
+    print(json.dumps(facts) if as_json else text.pairs(tuple(facts.items())))
+    return INPUT_FAILED if builder.failed else 0

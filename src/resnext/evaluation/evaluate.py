@@ -1,0 +1,223 @@
+"""Evaluate a model: find pictures, match, compute, judge, summarize."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from resnext import modelfile
+from resnext.classifier import Classifier
+from resnext.errors import ConfigError, DatasetError
+from resnext.evaluation import run
+from resnext.evaluation.journal import Journal
+from resnext.evaluation.judge import Judged, check_readable, judge
+from resnext.evaluation.matching import Matching, match, read_map
+from resnext.evaluation.summary import summarize
+from resnext.evaluation.truth import Truth, open_truth
+from resnext.training.scan import Problem
+from resnext.weights import read_tensors
+
+JOURNAL = "journal"  # folder in the output, for going on and for other questions
+SCHEMA_VERSION = 1  # of metrics.json
+
+_SCRATCH = "chosen.bin"
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What is to be evaluated on what.
+
+    Args:
+        data: As for `truth.open_truth`.
+        labels: File of right answers, or None.
+        map: CSV of folder,class, or None.
+        restrict: Whether an answer may only be a class that the data has.
+    """
+
+    data: PathLike
+    labels: PathLike | None = None
+    map: PathLike | None = None
+    restrict: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Evaluation:
+    """How good a model is on some pictures.
+
+    Args:
+        figures: What `metrics.json` has.
+        judged: The answers; its logits are there while `evaluate` is not left.
+        problems: The pictures that could not be read.
+    """
+
+    figures: Mapping[str, Any]
+    judged: Judged
+    problems: tuple[Problem, ...]
+
+
+@contextlib.contextmanager
+def evaluate(
+    classifier: Classifier,
+    question: Question,
+    *,
+    output: Path | None = None,
+    force: bool = False,
+    progress: run.Progress | None = None,
+) -> Iterator[Evaluation]:
+    """Evaluate a model; the logits are on the disk until the context is left.
+
+    Args:
+        classifier: The model.
+        question: On what.
+        output: Folder that keeps the logits, so that a stopped run goes on; None keeps
+            nothing.
+        force: Replace another run there.
+        progress: Called with the number of pictures done and that of all.
+
+    Yields:
+        The evaluation.
+
+    Raises:
+        DatasetError: The data cannot be used, its classes do not fit the model's, or no
+            picture can be read.
+        ConfigError: The output has another run.
+        OutputError: The output cannot be written.
+    """
+    truth, matching = open_question(classifier, question)
+    identity = run.identify(classifier, truth.entries)
+    with _folder(output) as folder:
+        begun, done = time.monotonic(), 0
+        with Journal(folder, identity, classifier.engine.num_classes, force=force) as journal:
+            done = journal.done
+            run.compute(classifier, truth.entries, journal, progress=progress)
+            seconds = time.monotonic() - begun
+            logits, bad = journal.logits(), dict(journal.bad)
+        entries = check_readable(truth.entries, bad)
+        document = classifier.document
+        judged = judge(
+            logits,
+            entries,
+            matching,
+            document.labels,
+            restrict=question.restrict,
+            temperature=document.temperature,
+            scratch=folder / _SCRATCH,
+        )
+        computed = len(truth.entries) - done
+        figures = {
+            "schema_version": SCHEMA_VERSION,
+            "model": run.describe_model(classifier),
+            "data": describe_data(
+                question, truth, judged, bad, matched=matching.rules, fingerprint=identity["data"]
+            ),
+            "answers": "classes of the data" if question.restrict else "all classes",
+            "computed": {"pictures": computed, "seconds": round(seconds, 3)},
+            **summarize(judged, reject_threshold=document.reject_threshold),
+        }
+        problems = tuple(Problem(truth.entries[n].name, reason) for n, reason in bad.items())
+        yield Evaluation(figures=figures, judged=judged, problems=problems)
+        # What was chosen from the logits can be chosen again.
+        (folder / _SCRATCH).unlink(missing_ok=True)
+
+
+def open_question(classifier: Classifier, question: Question) -> tuple[Truth, Matching]:
+    """Find the pictures, and the model's class of each of theirs."""
+    truth = open_truth(question.data, labels=question.labels)
+    given = None if question.map is None else read_map(question.map)
+    matching = match(truth.classes, classifier.document.labels, given=given)
+    if not any(index is not None for index in matching.index.values()):
+        raise DatasetError(f"{question.map}: leaves out every class of the data")
+    return truth, matching
+
+
+def describe_data(
+    question: Question,
+    truth: Truth,
+    judged: Judged,
+    bad: Mapping[int, str],
+    *,
+    matched: Mapping[str, int],
+    fingerprint: str,
+) -> dict[str, Any]:
+    """Say what was answered, as plain JSON values."""
+    return {
+        "path": os.fsdecode(question.data),
+        "layout": truth.layout,
+        "pictures": len(truth.entries),
+        "evaluated": int(judged.labeled.sum()),
+        "unreadable": {truth.entries[n].name: reason for n, reason in bad.items()},
+        "classes": len(judged.data_classes),
+        "several_labels": judged.several,
+        "matched": dict(matched),
+        "notes": list(truth.notes),
+        "fingerprint": fingerprint,
+    }
+
+
+def calibrate(classifier: Classifier, evaluation: Evaluation, path: Path, *, force: bool) -> None:
+    """Write the model with the temperature and reject threshold that the pictures suggest.
+
+    Args:
+        classifier: The model.
+        evaluation: Of it.
+        path: Where to, *.safetensors.
+        force: Replace what is there.
+
+    Raises:
+        ConfigError: The path will not do, or is there.
+        OutputError: It cannot be written.
+    """
+    check_target(path, force=force)
+    suggested = evaluation.figures["suggested"]
+    document, data = classifier.document, evaluation.figures["data"]
+    top1 = evaluation.figures["top1"]
+    changed = replace(
+        document,
+        temperature=suggested["temperature"],
+        reject_threshold=suggested["reject_threshold"],
+        provenance={
+            **document.provenance,
+            "calibration": {
+                "model_sha256": classifier.local.sha256,
+                "data_fingerprint": data["fingerprint"],
+                "pictures": data["evaluated"],
+                "answers": evaluation.figures["answers"],
+                "top1": round(100 * top1["accuracy"], 3),
+            },
+        },
+    )
+    tensors = read_tensors(classifier.local)
+    kinds = {str(tensor.dtype) for tensor in tensors.values() if tensor.ndim > 1}
+    modelfile.write(path, changed, tensors, dtype=kinds.pop() if len(kinds) == 1 else "float32")
+
+
+def check_target(path: Path, *, force: bool) -> None:
+    """Refuse a model file that cannot be written, before the long work.
+
+    Raises:
+        ConfigError: Its suffix is another, its folder is missing, or it is there.
+    """
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"{path}: expected a name that ends in .safetensors")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}")
+    if path.exists() and not force:
+        raise ConfigError(f"{path} is there already", hint="replace it with --force")
+
+
+@contextlib.contextmanager
+def _folder(output: Path | None) -> Iterator[Path]:
+    """Give the folder of the journal: in the output, or one that goes when we do."""
+    if output is not None:
+        yield output / JOURNAL
+        return
+    with tempfile.TemporaryDirectory(prefix="resnext-") as temporary:
+        yield Path(temporary)

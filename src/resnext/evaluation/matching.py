@@ -1,0 +1,221 @@
+"""The classes of a data set matched to those of a model, never by a guess.
+
+In this order, for each class: the map file, the synset id, the exact name, the name without
+regard to case and punctuation, one of several names with commas between; and if all classes
+are whole numbers, the number. What fits two classes, or none, is an error that names them.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from resnext.errors import DatasetError, closest
+from resnext.predictions import Labels
+from resnext.training.listing import few
+
+_SYNSET = re.compile(r"(n\d{8})(?![0-9A-Za-z])")
+_COLUMNS = ["folder", "class"]
+
+Names = dict[str, list[int]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Matching:
+    """Which class of the model each class of the data is.
+
+    Args:
+        index: Model's class by data's class; None where the map leaves it out.
+        rules: How many classes each rule matched, such as "synset id".
+    """
+
+    index: Mapping[str, int | None]
+    rules: Mapping[str, int]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count} by {rule}" for rule, count in self.rules.items())
+
+
+def match(
+    classes: Sequence[str], labels: Labels, *, given: Mapping[str, str] | None = None
+) -> Matching:
+    """Match the classes of a data set to those of a model.
+
+    Args:
+        classes: Names of the data's classes.
+        labels: Of the model.
+        given: Class of the model, as one would name a folder, by data's class; "" leaves the
+            data's class out. Several may lead to the same.
+
+    Raises:
+        DatasetError: A class matches none or several, or two match the same.
+    """
+    given = given or {}
+    finder = _Finder(labels, [given.get(name, name) for name in classes])
+    rules: Counter[str] = Counter()
+    index: dict[str, int | None] = {}
+    unknown, twofold = [], []
+    for name in classes:
+        wanted = given.get(name, name)
+        rule, found = ("the map", []) if name in given and not wanted else finder.find(wanted)
+        if len(found) > 1:
+            twofold.append(f"{name!r} is {' or '.join(finder.describe(one) for one in found)}")
+        elif found or (name in given and not wanted):
+            index[name] = found[0] if found else None
+            rules["the map" if name in given else rule] += 1
+        else:
+            unknown.append(wanted)
+    if twofold:
+        raise DatasetError(
+            f"{len(twofold)} classes have a name that the model has more than once:"
+            f" {'; '.join(twofold[:5])}",
+            hint="name the folder by the synset id or the number, or give --map with a CSV of"
+            " folder,class",
+        )
+    if unknown:
+        raise _unknown(unknown, len(classes), finder)
+    _check_distinct(index, given, finder)
+    return Matching(index=index, rules=dict(rules))
+
+
+def read_map(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Read a CSV of `folder,class`; an empty class leaves the folder out.
+
+    Raises:
+        DatasetError: It is no such table, or names a folder twice.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = [row for row in csv.reader(file, strict=True) if row]
+    except (OSError, ValueError, csv.Error) as error:
+        raise DatasetError(f"{os.fspath(path)}: cannot be read as CSV: {error}") from error
+    if not rows or [cell.strip().lower() for cell in rows[0]] != _COLUMNS:
+        raise DatasetError(
+            f"{os.fspath(path)} begins with {few(rows[0]) if rows else 'nothing'}; expected the"
+            f" columns {','.join(_COLUMNS)}",
+        )
+    found: dict[str, str] = {}
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(_COLUMNS):
+            raise DatasetError(f"{os.fspath(path)}: row {number} has {len(row)} cells; expected 2")
+        folder, name = unicodedata.normalize("NFC", row[0]), row[1].strip()
+        if found.setdefault(folder, name) != name:
+            raise DatasetError(f"{os.fspath(path)}: has {folder!r} twice, as {found[folder]!r}"
+                               f" and {name!r}")  # fmt: skip
+    return found
+
+
+def display_names(labels: Labels) -> tuple[str, ...]:
+    """Return a name for each class; those that repeat get what tells them apart."""
+    counts = Counter(labels.class_names)
+    ids = labels.synset_ids or tuple(f"class {index}" for index in range(len(labels)))
+    return tuple(
+        f"{name} ({key})" if counts[name] > 1 else name
+        for name, key in zip(labels.class_names, ids, strict=True)
+    )
+
+
+class _Finder:
+    """Finds the classes of a model that a text may mean."""
+
+    def __init__(self, labels: Labels, wanted: Sequence[str]) -> None:
+        self._labels = labels
+        self._exact = _group(labels.class_names, lambda name: [name])
+        self._folded = _group(labels.class_names, lambda name: [_fold(name)])
+        self._parts = _group(labels.class_names, _fold_parts)
+        self._ids = _group(labels.synset_ids or (), lambda name: [name])
+        self._by_number = all(_is_number(name) for name in wanted)
+
+    def find(self, name: str) -> tuple[str, list[int]]:
+        """Return the first rule that finds a class, and all that it finds."""
+        id_ = _SYNSET.match(name)
+        rules: tuple[tuple[str, Callable[[], Iterable[int]]], ...] = (
+            ("synset id", lambda: self._ids.get(id_[1], []) if id_ else []),
+            ("name", lambda: self._exact.get(name, [])),
+            ("name but for case and punctuation", lambda: self._folded.get(_fold(name), [])),
+            ("one of several names", lambda: self._any_part(name)),
+            ("number", lambda: self._number(name)),
+        )
+        for rule, search in rules:
+            if found := sorted(set(search())):
+                return rule, found
+        return "", []
+
+    def describe(self, index: int) -> str:
+        """Name a class so that it can be told from all others."""
+        ids = self._labels.synset_ids
+        key = f"class {index}" if ids is None else f"{ids[index]}, class {index}"
+        return f"{self._labels.class_names[index]!r} ({key})"
+
+    def nearest(self, name: str) -> str:
+        """Return the name most like one that is not there, or nothing."""
+        near = closest(_fold(name), self._parts, count=1)
+        return self._labels.class_names[self._parts[near[0]][0]] if near else ""
+
+    def _any_part(self, name: str) -> Iterable[int]:
+        # The first name that has a class decides: lists give the usual name first.
+        for part in _fold_parts(name):
+            if found := self._parts.get(part):
+                return found
+        return []
+
+    def _number(self, name: str) -> Iterable[int]:
+        if not self._by_number or int(name) >= len(self._labels):
+            return []
+        return [int(name)]
+
+
+def _group(names: Iterable[str], keys: Callable[[str], Iterable[str]]) -> Names:
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for index, name in enumerate(names):
+        for key in dict.fromkeys(keys(name)):
+            found[key].append(index)
+    return dict(found)
+
+
+def _fold(name: str) -> str:
+    """Return letters and digits in lower case, with one space for anything between."""
+    text = unicodedata.normalize("NFKC", name).casefold().replace("'", "").replace("\u2019", "")
+    return " ".join(re.findall(r"[^\W_]+", text)) or text
+
+
+def _fold_parts(name: str) -> list[str]:
+    return [_fold(part) for part in name.split(",") if part.strip()]
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
+
+
+def _unknown(names: Sequence[str], total: int, finder: _Finder) -> DatasetError:
+    shown = []
+    for name in names[:5]:
+        near = finder.nearest(name)
+        shown.append(f"{name!r}" + (f" (nearest: {near!r})" if near else ""))
+    return DatasetError(
+        f"{len(names)} of the {total} classes of the data are not among the"
+        f" {len(finder._labels)} of the model: {few(shown, total=len(names))}",
+        hint="rename the folders, or give --map with a CSV of folder,class; an empty class leaves"
+        " a folder out",
+    )
+
+
+def _check_distinct(
+    index: Mapping[str, int | None], given: Mapping[str, str], finder: _Finder
+) -> None:
+    """Two folders may be one class only where the map says so."""
+    first: dict[int, str] = {}
+    for name, number in index.items():
+        if number is None:
+            continue
+        other = first.setdefault(number, name)
+        if other != name and not (name in given and other in given):
+            raise DatasetError(
+                f"the classes {other!r} and {name!r} are both {finder.describe(number)}",
+                hint="put them into one folder, or name both in a --map",
+            )

@@ -1,0 +1,127 @@
+"""Pictures to logits on the disk: the long part of an evaluation.
+
+What is computed by what is written beside the logits; labels are no part of it, so the same
+logits serve other answers, another map, and restricted classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from resnext.classifier import Classifier
+from resnext.engines.base import GRAPH_VERSION
+from resnext.evaluation.journal import Journal, Row
+from resnext.training.features import FEATURES_VERSION
+from resnext.training.listing import Entry, FileSlice
+
+_GROUP_SECONDS = 5.0  # of work that a killed run loses at the most
+_GROUP_ROWS = 4096  # pictures in a group at the most: 16 MB of 1,000 classes
+
+Progress = Callable[[int, int], object]
+
+
+def identify(classifier: Classifier, entries: Sequence[Entry]) -> dict[str, Any]:
+    """Say what is computed by what, as plain JSON values.
+
+    Args:
+        classifier: What computes.
+        entries: The pictures; a file counts as changed with its size or time.
+    """
+    document, engine = classifier.document, classifier.engine
+    return {
+        "model": classifier.local.sha256,
+        "preprocess": document.preprocess.to_json(),
+        "engine": engine.name,
+        "precision": engine.precision,
+        "batch_size": engine.best_batch_size,
+        "code": [GRAPH_VERSION, FEATURES_VERSION],
+        "pictures": len(entries),
+        "data": fingerprint(entries),
+    }
+
+
+def fingerprint(entries: Sequence[Entry]) -> str:
+    """Hash names, sizes and times of pictures, in order; their labels do not count."""
+    digest = hashlib.sha256()
+    known: dict[str, str] = {}
+    for entry in entries:
+        where = entry.source
+        path = where.path if isinstance(where, FileSlice) else where
+        inside = (where.offset, where.size) if isinstance(where, FileSlice) else ()
+        if isinstance(path, str) and path not in known:
+            known[path] = _state(path)
+        state = known[path] if isinstance(path, str) else ""
+        line = f"{entry.name}\0{state}\0{inside}\n"
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()[:32]
+
+
+def compute(
+    classifier: Classifier,
+    entries: Sequence[Entry],
+    journal: Journal,
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Compute the logits that the journal does not have yet.
+
+    Args:
+        classifier: Decodes and computes as it does to predict.
+        entries: All pictures.
+        journal: Of these pictures and this classifier.
+        progress: Called with the number of pictures done and that of all.
+
+    Raises:
+        OutputError: The journal cannot be written.
+    """
+    if progress is not None:
+        progress(journal.done, len(entries))
+    for rows in _groups(classifier, [entry.source for entry in entries[journal.done :]]):
+        journal.append(rows)
+        if progress is not None:
+            progress(journal.done, len(entries))
+
+
+def _groups(classifier: Classifier, sources: Sequence[Any]) -> Iterator[list[Row]]:
+    """Yield rows in groups of whole batches, so that the next one begins with a batch."""
+    batch_size = classifier.engine.best_batch_size
+    rows: list[Row] = []
+    begun = time.monotonic()
+    for row in classifier.logits_each(sources, batch_size=batch_size):
+        rows.append(row)
+        late = time.monotonic() - begun > _GROUP_SECONDS
+        if len(rows) % batch_size == 0 and (late or len(rows) >= _GROUP_ROWS):
+            yield rows
+            rows, begun = [], time.monotonic()
+    if rows:
+        yield rows
+
+
+def _state(path: str) -> str:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return "missing"
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def describe_model(classifier: Classifier) -> Mapping[str, Any]:
+    """Say what answered, as plain JSON values."""
+    document, engine = classifier.document, classifier.engine
+    return {
+        "name": document.name,
+        "file": classifier.local.path.name,
+        "sha256": classifier.local.sha256,
+        "architecture": document.architecture.name,
+        "classes": len(document.labels),
+        "license": document.license,
+        "engine": engine.name,
+        "precision": engine.precision,
+        "preprocess": document.preprocess.to_json(),
+        "temperature": document.temperature,
+        "reject_threshold": document.reject_threshold,
+    }

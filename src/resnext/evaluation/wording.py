@@ -1,0 +1,212 @@
+"""The figures in words: for the terminal and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Figures = Mapping[str, Any]
+Lines = list[tuple[str, str]]
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """Return a share of 0 to 1 as text."""
+    return "none" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def with_interval(figure: Figures, digits: int = 2) -> str:
+    """Return accuracy or value with the ends of its interval."""
+    value = figure["accuracy"] if "accuracy" in figure else figure["value"]
+    low, high = (f"{100 * figure[end]:.{digits}f}" for end in ("low", "high"))
+    return f"{percent(value, digits)} ({low} to {high})"
+
+
+def errors(figures: Figures) -> str:
+    """Return top-1 and top-5 error as the papers print them."""
+    return " / ".join(f"{100 * figures[key]['error']:.2f}" for key in ("top1", "top5"))
+
+
+def other_choice(figures: Figures) -> str:
+    """Name the other choice of classes that the accuracy is known for."""
+    restricted = figures["answers"] != "all classes"
+    return "among all classes" if restricted else "among the classes of the data"
+
+
+def describe(figures: Figures) -> Lines:
+    """Return what the terminal shows: a name and a text for each line."""
+    model, data, averages = figures["model"], figures["data"], figures["averages"]
+    lines = [
+        ("model", f"{model['name']} ({model['engine']}, {model['precision']})"),
+        ("pictures", pictures(data)),
+        ("matched", matched(data)),
+        ("answers", f"{figures['answers']} ({answer_count(figures)})"),
+        ("top-1", with_interval(figures["top1"])),
+        ("top-5", with_interval(figures["top5"])),
+        ("error", f"{errors(figures)} (top-1 / top-5, %)"),
+    ]
+    if "other_choice" in figures:
+        other = figures["other_choice"]
+        lines.append(
+            ("", f"{other_choice(figures)}: top-1 {percent(other['top1']['accuracy'])},"
+                 f" top-5 {percent(other['top5']['accuracy'])}")
+        )  # fmt: skip
+    for kind in ("macro", "weighted"):
+        shown = (
+            f"{name} {percent(averages[f'{kind}_{name}']['value'])}"
+            for name in ("precision", "recall")
+        )
+        f1 = with_interval(averages[f"{kind}_f1"])
+        lines.append((kind, f"{', '.join(shown)}, F1 {f1}"))
+    return lines + _trust(figures) + _where(figures)
+
+
+def pictures(data: Figures) -> str:
+    """Say how many pictures of how many classes there are, and what is missing."""
+    text = f"{data['evaluated']:,} of {data['classes']:,} classes"
+    unreadable = len(data["unreadable"])
+    return text + (f"; {unreadable:,} cannot be read" if unreadable else "")
+
+
+def matched(data: Figures) -> str:
+    """Say by which rules the classes of the data were found in the model."""
+    return ", ".join(f"{count} by {rule}" for rule, count in data["matched"].items())
+
+
+def answer_count(figures: Figures) -> str:
+    """Say how many classes an answer may be."""
+    restricted = figures["answers"] != "all classes"
+    return f"{(figures['data'] if restricted else figures['model'])['classes']:,}"
+
+
+def rejecting(figures: Figures) -> str:
+    """Say what the model's reject threshold does; nothing where it has none."""
+    point = figures["selective"].get("reject_threshold")
+    if point is None:
+        return ""
+    return (
+        f"below {percent(point['threshold'], 1)}: answers {percent(point['coverage'])} of the"
+        f" pictures, {percent(point['accuracy'])} of these right"
+    )
+
+
+def coverage(figures: Figures) -> str:
+    """Say how many pictures can be answered with a wanted accuracy."""
+    return ", ".join(
+        f"{percent(point['wanted'], 0)} right for {percent(point['coverage'], 1)}"
+        for point in figures["selective"]["for_accuracy"]
+    )
+
+
+def label_sets(figures: Figures) -> str:
+    """Say how large sets of classes must be to have the right one."""
+    return ", ".join(
+        f"{percent(one['wanted'], 0)} need {one['mean_size']:.2f} classes"
+        for one in figures["conformal"]
+    )
+
+
+def difference(figure: Figures) -> str:
+    """Return a difference in points with its interval and, where tested, the p-value."""
+    low, high = (f"{100 * figure[end]:+.2f}" for end in ("low", "high"))
+    text = f"{100 * figure['difference']:+.2f} ({low} to {high}) points"
+    if "p" not in figure:
+        return text
+    return f"{text}, p {'< 0.0001' if figure['p'] < 1e-4 else format(figure['p'], '.4f')}"
+
+
+def verdict(figures: Figures) -> str:
+    """Say in one sentence which model is better."""
+    found = figures["top1"]
+    if found["low"] > 0 or found["high"] < 0:
+        better, worse = ("B", "A") if found["low"] > 0 else ("A", "B")
+        ends = sorted(abs(found[end]) for end in ("low", "high"))
+        return (
+            f"{better} has more right than {worse}, by {100 * ends[0]:.2f} to"
+            f" {100 * ends[1]:.2f} points"
+        )
+    return "these pictures do not tell which is better"
+
+
+def names(figures: Figures) -> tuple[str, str]:
+    """Name both models; by their files where they have the same name."""
+    a, b = figures["a"], figures["b"]
+    key = "file" if a["name"] == b["name"] else "name"
+    return str(a[key]), str(b[key])
+
+
+def compared(figures: Figures) -> Lines:
+    """Return what the terminal shows of a comparison."""
+    lines = [
+        (letter.upper(), f"{name} ({model['engine']}, {model['precision']}), top-1"
+                         f" {with_interval(model['top1'])}, top-5 {with_interval(model['top5'])}")
+        for letter, name in zip("ab", names(figures), strict=True) for model in (figures[letter],)
+    ]  # fmt: skip
+    top1 = figures["top1"]
+    return [
+        *lines,
+        ("pictures", pictures(figures["data"])),
+        ("answers", figures["answers"]),
+        ("B - A, top-1", difference(top1)),
+        ("B - A, top-5", difference(figures["top5"])),
+        ("only A right", f"{top1['only_a']:,}; only B {top1['only_b']:,}; both {top1['both']:,}"),
+        ("same answer", percent(figures["same_answer"])),
+        ("gains", _changes(figures, 1)),
+        ("losses", _changes(figures, -1)),
+        ("speed", race(figures["speed"])),
+        ("verdict", verdict(figures)),
+    ]
+
+
+def race(found: Figures) -> str:
+    """Say how fast both are."""
+    if not found:
+        return "not measured: all logits were there"
+    spread = f" ({found['low']:.2f} to {found['high']:.2f})" if "low" in found else ""
+    return (
+        f"A {found['a']:.1f}, B {found['b']:.1f} images/s: B is {found['ratio']:.2f} times as"
+        f" fast{spread}"
+    )
+
+
+def _changes(figures: Figures, sign: int) -> str:
+    rows = [row for row in figures["classes"] if sign * row["difference"] > 0]
+    rows.sort(key=lambda row: (-sign * row["difference"], row["class"]))
+    return ", ".join(f"{row['class']} {100 * row['difference']:+.0f}" for row in rows[:3])
+
+
+def _trust(figures: Figures) -> Lines:
+    found = figures["calibration"]
+    return [
+        (
+            "calibration",
+            f"ECE {percent(found['ece'])} at temperature {found['temperature']:.3g};"
+            f" {percent(found['ece_suggested'])} at {found['suggested_temperature']:.3g}",
+        ),
+        ("unknown", rejecting(figures)),
+        ("coverage", coverage(figures)),
+        ("label sets", label_sets(figures)),
+    ]
+
+
+def _where(figures: Figures) -> Lines:
+    confused = [
+        f"{pair['class']} taken for {pair['answer']} ({pair['pictures']})"
+        for pair in figures["confused"][:3]
+    ]
+    known = [one for one in figures["classes"] if one["pictures"]]
+    worst = sorted(known, key=lambda one: (one["recall"], one["class"]))[:3]
+    weak = [f"{one['class']} {percent(one['recall'], 0)}" for one in worst]
+    return [
+        ("worst classes", ", ".join(weak)),
+        ("confused", ", ".join(confused)),
+        ("time", speed(figures["computed"])),
+    ]
+
+
+def speed(computed: Figures) -> str:
+    """Say how long the pictures took that were computed now."""
+    count, seconds = computed["pictures"], computed["seconds"]
+    if not count:
+        return "nothing to compute: all logits were there"
+    rate = count / max(seconds, 1e-9)
+    return f"{count:,} pictures in {seconds:.1f} s, {rate:.0f} images/s"

@@ -1,0 +1,1 @@
+"""Look closer: where a network looks, and which pictures are alike."""

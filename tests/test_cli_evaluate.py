@@ -1,0 +1,153 @@
+"""`resnext evaluate` and `resnext compare`, run as people run them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnext import modelfile, testing
+from resnext.cli import app
+from resnext.evaluation import report
+
+Captured = pytest.CaptureFixture[str]
+FAST = ("--precision", "fp32", "--threads", "1")
+needs_extra = pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is None,
+    reason="matplotlib is not installed: resnext[evaluate]",
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    top = tmp_path_factory.mktemp("photos")
+    return testing.write_pictures(top, classes=("Cat", "dog"), per_class=6)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(testing.write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.safetensors"))
+
+
+def evaluate(*words: str | Path, tiny: str) -> int:
+    return app.run(["evaluate", *map(str, words), "-m", tiny, *FAST])
+
+
+def shown(text: str) -> dict[str, str]:
+    lines = (line.split("  ", 1) for line in text.splitlines() if "  " in line)
+    return {name.strip(): value.strip() for name, value in lines}
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+def test_help_has_an_example(command: str, capsys: Captured) -> None:
+    assert app.run([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert f"Example:  resnext {command} " in out
+    assert "--restrict" in out
+
+
+def test_a_summary_without_any_file(
+    photos: Path, tiny: str, tmp_path: Path, capsys: Captured
+) -> None:
+    assert evaluate(photos, tiny=tiny) == 0
+    captured = capsys.readouterr()
+    facts = shown(captured.out)
+    assert facts["pictures"] == "12 of 2 classes"
+    assert facts["matched"] == "1 by name but for case and punctuation, 1 by name"
+    assert facts["top-1"].startswith("50.00 % (")
+    assert facts["error"] == "50.00 / 0.00 (top-1 / top-5, %)"
+    assert "report" not in facts
+    assert captured.err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_is_one_line(photos: Path, tiny: str, capsys: Captured) -> None:
+    assert evaluate(photos, "--json", tiny=tiny) == 0
+    [line] = capsys.readouterr().out.splitlines()
+    figures = json.loads(line)
+    assert figures["top1"]["pictures"] == 12
+    assert figures["model"]["precision"] == "fp32"
+
+
+def test_a_bad_picture_is_named_and_the_exit_code_is_3(
+    photos: Path, tiny: str, tmp_path: Path, capsys: Captured
+) -> None:
+    data = shutil.copytree(photos, tmp_path / "val")
+    (data / "dog" / "0001.png").write_bytes(b"no picture")
+    assert evaluate(tmp_path, tiny=tiny) == 3
+    captured = capsys.readouterr()
+    assert "note: the part `val` is evaluated" in captured.err
+    assert "left out: dog/0001.png: is not a picture" in captured.err
+    assert shown(captured.out)["pictures"] == "11 of 2 classes; 1 cannot be read"
+
+
+@pytest.mark.slow
+@needs_extra
+def test_a_report_and_a_calibrated_model_and_nothing_replaced(
+    photos: Path, tiny: str, tmp_path: Path, capsys: Captured
+) -> None:
+    model = tmp_path / "sure.safetensors"
+    words = (photos, "-o", tmp_path / "out", "--calibrate", model)
+    assert evaluate(*words, tiny=tiny) == 0
+    facts = shown(capsys.readouterr().out)
+    assert facts["report"] == str(tmp_path / "out" / report.REPORT)
+    assert facts["model"] == str(model)
+    assert modelfile.verify(model)[0].temperature != 1
+    assert evaluate(*words, tiny=tiny) == 2
+    assert "--force" in capsys.readouterr().err
+    assert evaluate(*words[:3], tiny=str(model)) == 2
+    assert "another run" in capsys.readouterr().err
+
+
+def test_without_the_extra_the_message_says_so_before_the_work(
+    photos: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    monkeypatch.delitem(sys.modules, "resnext.evaluation.plots", raising=False)
+    assert evaluate(photos, "-o", tmp_path / "out", tiny=tiny) == 5
+    assert "pip install 'resnext[evaluate]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["nowhere"], 3, "nowhere"),
+        (["photos", "--map", "none.csv"], 3, "none.csv"),
+        (["photos", "--index", "x.index"], 2, "-o"),
+        (["photos", "--calibrate", "x.pth"], 2, "x.pth"),
+        (["bird"], 3, "'bird'"),
+        ([], 2, "DATA"),
+    ],
+)
+def test_mistakes_are_named(
+    words: list[str], code: int, message: str, photos: Path, tiny: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").symlink_to(photos)
+    testing.write_pictures(tmp_path / "bird", classes=("bird", "dog"), per_class=1)
+    assert evaluate(*words, tiny=tiny) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_compare_says_which_is_better(
+    photos: Path, tiny: str, tmp_path: Path, capsys: Captured
+) -> None:
+    other = testing.write_tiny_model(tmp_path / "b.safetensors", seed=4)
+    words = ["compare", tiny, str(other), str(photos), *FAST]
+    assert app.run([*words, "-o", str(tmp_path / "out")]) == 0
+    facts = shown(capsys.readouterr().out)
+    assert facts["pictures"] == "12 of 2 classes"
+    assert "points" in facts["B - A, top-1"]
+    assert facts["report"] == str(tmp_path / "out" / "compare.html")
+    assert app.run([*words, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["a"]["top1"]["pictures"] == 12
+    assert figures["speed"]["pictures"] == 12

@@ -1,0 +1,205 @@
+"""`explain`, `embed`, `index` and `search`, run as people run them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnext import Classifier, ImageError, testing
+from resnext.cli import app
+from resnext.explore import explain
+from resnext.explore.embedding import embed_items
+
+CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(testing.write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.safetensors"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = testing.write_pictures(tmp_path / "data", per_class=3)
+    (folder / "red" / "bad.png").write_bytes(b"nothing")
+    return folder
+
+
+@pytest.mark.parametrize("command", ["explain", "embed", "index", "search"])
+def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "Example:" in out
+    assert f"resnext {command}" in out
+
+
+# --- explain ----------------------------------------------------------------------------------
+
+
+def test_one_picture_gives_one_file_of_its_size(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, array = tmp_path / "why.png", tmp_path / "why.npy"
+    arguments = ["explain", str(CAT), "-m", tiny, "-o", str(out), "--array", str(array)]
+    assert app.run([*arguments, "--faithfulness"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == "picture class probability overlay deletion insertion".split()
+    assert str(out) in lines[1]
+    with Image.open(out) as overlay, Image.open(CAT) as picture:
+        assert overlay.size == picture.size
+        assert overlay.format == "PNG"
+        assert np.load(array).shape == picture.size[::-1]
+    assert np.isnan(np.load(array)).any()  # the cat is wider than high: its sides are unseen
+    assert sorted(os.listdir(tmp_path)) == ["why.npy", "why.png"]
+
+
+def test_several_pictures_go_to_a_folder_and_a_bad_one_is_named(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(CAT, other / "cat.jpg")
+    inputs = [str(CAT), str(other / "cat.jpg"), "absent.jpg"]
+    arguments = ["explain", *inputs, "-m", tiny, "-o", str(tmp_path / "out"), "--json"]
+    assert app.run([*arguments, "--class", "dog"]) == 3
+    captured = capsys.readouterr()
+    first, second, absent = json.loads(captured.out)
+    assert first["target"]["label"] == second["target"]["label"] == "dog"
+    assert first["map"] == second["map"]
+    assert np.shape(first["map"]) == (8, 8)
+    assert absent == {"source": "absent.jpg", "error": "there is no such file"}
+    assert "absent.jpg" in captured.err
+    assert sorted(os.listdir(tmp_path / "out")) == ["cat-2.png", "cat.png"]
+
+
+def test_without_a_name_the_overlay_lies_here(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert app.run(["explain", str(CAT), "-m", tiny]) == 0
+    assert os.listdir(tmp_path) == ["cat.explained.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--class", "dgo"], 2, "did you mean 'dog'"),
+        (["--method", "lime"], 2, "lime"),
+        (["--layer", "layer3"], 2, "take --method gradcam"),
+        (["-o", "/absent/why.png"], 5, "/absent"),
+    ],
+)
+def test_what_explain_refuses(
+    tiny: str, arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert app.run(["explain", str(CAT), "-m", tiny, *arguments]) == code
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.torch
+def test_gradients_of_another_layer(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["explain", str(CAT), "-m", tiny, "-o", str(tmp_path / "o.png"), "--json"]
+    assert app.run([*arguments, "--method", "gradcam++", "--layer", "layer2"]) == 0
+    [answer] = json.loads(capsys.readouterr().out)
+    assert (answer["method"], answer["layer"]) == ("gradcam++", "layer2")
+    assert np.shape(answer["map"]) == (16, 16)
+
+
+def test_names_of_outputs_never_collide(tmp_path: Path) -> None:
+    names = ["a/x.jpg", "b/X.png", "c/x-2.jpg", "d/x.jpg", ".jpg"]
+    paths = explain.name_outputs(names, tmp_path / "new" / "out", ".png")
+    assert len({path.name.lower() for path in paths}) == len(names)
+    assert (tmp_path / "new" / "out").is_dir()
+    assert explain.name_outputs(["a.jpg"], tmp_path, ".png") == [tmp_path / "a.png"]
+
+
+# --- embed ------------------------------------------------------------------------------------
+
+
+def test_embeddings_as_numpy_are_those_of_the_classifier(
+    tiny: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "e.npy"
+    arguments = ["embed", str(data), "-m", tiny, "-o", str(out), "--precision", "fp32"]
+    assert app.run(arguments) == 3
+    assert "bad.png" in capsys.readouterr().err
+    rows, names = np.load(out), json.loads((tmp_path / "e.sources.json").read_text())
+    assert rows.shape == (9, 1024)
+    with Classifier(tiny, precision="fp32") as classifier:
+        np.testing.assert_allclose(rows, classifier.embed(names), atol=1e-5)
+    assert app.run([*arguments, "--ignore-errors"]) == 0
+
+
+def test_embeddings_as_parquet(tiny: str, data: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "e.parquet"
+    assert app.run(["embed", str(data), "-m", tiny, "-o", str(out), "--ignore-errors"]) == 0
+    table = parquet.read_table(out)
+    assert table.column_names == ["source", "embedding"]
+    assert str(table.schema.field("embedding").type) == "fixed_size_list<element: float>[1024]"
+    assert table.num_rows == 9
+
+
+def test_an_unknown_suffix_is_refused(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["embed", str(CAT), "-m", tiny, "-o", "e.xyz"]) == 2
+    assert "none of the formats npy, parquet" in capsys.readouterr().err
+
+
+def test_items_keep_their_place_among_bad_ones(tiny: str) -> None:
+    items = [("a", CAT), ("b", b"nothing"), ("c", CAT)]
+    with Classifier(tiny) as classifier:
+        found = list(embed_items(classifier, items, lambda item: item[1], batch_size=2))
+    assert [item for item, _ in found] == items
+    assert [isinstance(row, ImageError) for _, row in found] == [False, True, False]
+
+
+# --- index and search -------------------------------------------------------------------------
+
+
+def test_an_index_is_made_and_searched(
+    tiny: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place, page = tmp_path / "my.index", tmp_path / "sheet.html"
+    common = ["--precision", "fp32"]
+    assert app.run(["index", str(data), "-m", tiny, "-o", str(place), "--json", *common]) == 3
+    captured = capsys.readouterr()
+    assert "bad.png" in captured.err
+    assert json.loads(captured.out)["pictures"] == 9
+    query = str(data / "green" / "0001.png")
+    search = ["search", query, "--index", str(place), "-k", "3", *common]
+    assert app.run([*search, "--html", str(page)]) == 0
+    title, header, first, *_ = capsys.readouterr().out.splitlines()
+    assert title.startswith(query)
+    assert "vote: " in title
+    assert header.split() == ["similarity", "class", "picture"]
+    similarity, label, name = first.split()
+    assert similarity == "1.000"
+    assert Path(name).parent.name == label
+    assert page.read_text().count("<figure>") == 4
+    assert app.run([*search, "absent.png", "--json"]) == 3
+    good, bad = json.loads(capsys.readouterr().out)
+    assert len(good["neighbors"]) == 3
+    assert bad["error"]
+
+
+def test_what_search_refuses(
+    tiny: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "my.index"
+    assert app.run(["search", str(CAT), "--index", str(place)]) == 3
+    assert "no such file" in capsys.readouterr().err
+    (data / "red" / "bad.png").unlink()
+    assert app.run(["index", str(data), "-m", tiny, "-o", str(place)]) == 0
+    assert app.run(["search", str(CAT), "--index", str(place), "-m", "starter"]) == 4
+    assert "made by another model" in capsys.readouterr().err
+    assert app.run(["search", str(CAT), "--index", str(place), "--temperature", "0"]) == 2
+    assert app.run(["index", str(tmp_path / "absent"), "-m", tiny, "-o", str(place)]) == 3
+    assert app.run(["index", str(data), "-m", tiny, "-o", "/absent/x.index"]) == 5

@@ -1,0 +1,342 @@
+"""Whole evaluations without a report: the figures are scikit-learn's, runs go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import resnext
+from resnext import modelfile, testing
+from resnext.errors import ConfigError, DatasetError, OutputError
+from resnext.evaluation import evaluate as evaluation
+from resnext.evaluation import run, wording
+from resnext.evaluation.evaluate import Question, evaluate
+from resnext.evaluation.journal import GROUPS, LOGITS, RUN
+
+NAMES = ("red", "green", "blue", "black", "white", "grey")
+COLORS = NAMES[:3]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return testing.write_pictures(tmp_path_factory.mktemp("photos"), classes=COLORS, per_class=15)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    """A model whose answers to the photos differ: its last layer looks at what differs."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
+    testing.write_tiny_model(path, class_names=NAMES)
+    with resnext.Classifier(path, precision="fp32", threads=1) as classifier:
+        features = classifier.embed(sorted(map(str, photos.rglob("*.png"))))
+    document, tensors = modelfile.read(path)
+    weight = np.random.default_rng(1).normal(size=(len(NAMES), features.shape[1]))
+    weight /= 0.5 * features.std(axis=0).max() * np.sqrt(features.shape[1])
+    changed = {"fc.weight": weight, "fc.bias": -weight @ features.mean(axis=0)}
+    modelfile.write(path, document, {**tensors, **changed}, dtype="float32")
+    return path
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny: Path) -> resnext.Classifier:
+    return resnext.Classifier(tiny, precision="fp32", threads=1)
+
+
+def constant(tiny: Path, logits: list[float]) -> resnext.Classifier:
+    return resnext.Classifier(tiny, engine=testing.ConstantEngine(logits))
+
+
+@pytest.mark.parametrize("restrict", [False, True])
+def test_the_figures_are_those_of_scikit_learn(
+    restrict: bool, classifier: resnext.Classifier, photos: Path
+) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    with evaluate(classifier, Question(data=photos, restrict=restrict)) as found:
+        figures, judged = found.figures, found.judged
+        logits = np.array(judged.logits)
+    paths = sorted(photos.rglob("*.png"))
+    targets = np.array([NAMES.index(path.parent.name) for path in paths])
+    chosen = sorted(set(targets.tolist())) if restrict else list(range(len(NAMES)))
+    every = np.array(list(classifier.logits_each([str(path) for path in paths])))
+    expected = every[:, chosen]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    answers = np.array(chosen)[expected.argmax(axis=1)]
+    assert len(set(answers.tolist())) > 1, "all the same would test little"
+    top1 = metrics.accuracy_score(targets, answers)
+    assert figures["top1"]["accuracy"] == pytest.approx(top1, abs=1e-12)
+    assert figures["top1"]["error"] == pytest.approx(1 - top1, abs=1e-12)
+    assert figures["top1"]["low"] < top1 < figures["top1"]["high"]
+    k = min(5, len(chosen))
+    numbered = [chosen.index(target) for target in targets]
+    if k < len(chosen):
+        top5 = metrics.top_k_accuracy_score(numbered, expected, k=k, labels=range(len(chosen)))
+        assert figures["top5"]["accuracy"] == pytest.approx(top5, abs=1e-12)
+    else:
+        assert figures["top5"]["accuracy"] == 1
+    of_data = sorted(set(targets.tolist()))
+    for kind in ("macro", "weighted"):
+        values = metrics.precision_recall_fscore_support(
+            targets, answers, labels=of_data, average=kind, zero_division=0
+        )
+        for name, value in zip(("precision", "recall", "f1"), values, strict=False):
+            assert figures["averages"][f"{kind}_{name}"]["value"] == pytest.approx(value, abs=1e-9)
+    shares = np.exp(expected - expected.max(axis=1, keepdims=True), dtype=np.float64)
+    shares /= shares.sum(axis=1, keepdims=True)
+    loss = metrics.log_loss(numbered, shares, labels=range(len(chosen)))
+    assert figures["calibration"]["nll"] == pytest.approx(loss, rel=1e-5)
+    assert figures["answers"] == ("classes of the data" if restrict else "all classes")
+    other = every if restrict else every[:, of_data]
+    right = [of_data, list(range(len(NAMES)))][restrict]
+    best = np.array(right)[other.argmax(axis=1)]
+    assert figures["other_choice"]["top1"]["accuracy"] == pytest.approx((best == targets).mean())
+    json.dumps(figures, allow_nan=False)
+
+
+def test_the_answers_are_those_of_predict(classifier: resnext.Classifier, photos: Path) -> None:
+    with evaluate(classifier, Question(data=photos)) as found:
+        judged = found.judged
+    results = list(classifier.predict([str(photos / entry.name) for entry in judged.entries]))
+    for place, result in enumerate(results):
+        indices = [prediction.index for prediction in result.predictions]
+        assert judged.best[place].tolist() == indices
+        shares = [prediction.probability for prediction in result.predictions]
+        np.testing.assert_allclose(judged.shares[place], shares, rtol=1e-4)
+
+
+def test_a_constant_engine_is_right_where_its_class_is(tiny: Path, photos: Path) -> None:
+    with evaluate(constant(tiny, [0, 5, 0, 0, 0, 0]), Question(data=photos)) as found:
+        figures = found.figures
+    assert figures["top1"]["right"] == 15
+    assert figures["top5"]["right"] == 45  # of equal logits the first count: 0, 2, 3, 4
+    assert [row["recall"] for row in figures["classes"]] == [0, 1, 0]
+    assert {(row["class"], row["answer"]) for row in figures["confused"]} == {
+        ("red", "green"), ("blue", "green")
+    }  # fmt: skip
+    shown = dict(wording.describe(figures))
+    assert shown["error"].startswith("66.67 / 0.00")
+    assert shown["top-1"].startswith("33.33 % (")
+    assert shown["pictures"] == "45 of 3 classes"
+
+
+def test_no_class_of_the_model_but_one(tiny: Path, tmp_path: Path) -> None:
+    testing.write_pictures(tmp_path, classes=["green"], per_class=1)
+    for restrict in (False, True):
+        question = Question(data=tmp_path, restrict=restrict)
+        with evaluate(constant(tiny, [5, 0, 0, 0, 0, 0]), question) as found:
+            figures = found.figures
+        assert figures["top1"]["accuracy"] == float(restrict)
+        assert figures["data"]["classes"] == 1
+        json.dumps(figures, allow_nan=False)
+
+
+def test_unreadable_pictures_are_named_and_left_out(tiny: Path, tmp_path: Path) -> None:
+    testing.write_pictures(tmp_path, classes=COLORS, per_class=3)
+    for name in ("red/0001.png", "green/0000.png"):
+        (tmp_path / name).write_bytes(b"no picture")
+    with evaluate(constant(tiny, [5, 0, 0, 0, 0, 0]), Question(data=tmp_path)) as found:
+        assert sorted(problem.name for problem in found.problems) == [
+            "green/0000.png", "red/0001.png"
+        ]  # fmt: skip
+        assert found.figures["top1"]["right"] == 2
+        assert found.figures["top1"]["pictures"] == 7
+        assert found.figures["data"]["unreadable"].keys() == {"green/0000.png", "red/0001.png"}
+    for path in tmp_path.rglob("*.png"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(DatasetError, match="none of the 9 pictures can be read: blue/0000.png"):
+        with evaluate(constant(tiny, [0.0] * 6), Question(data=tmp_path)):
+            pass
+
+
+def test_a_map_leaves_out_and_joins(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    path = tmp_path / "map.csv"
+    path.write_text("folder,class\nred,green\ngreen,green\nblue,\n")
+    with evaluate(constant(tiny, [0, 5, 0, 0, 0, 0]), Question(data=photos, map=path)) as found:
+        assert found.figures["top1"]["right"] == found.figures["top1"]["pictures"] == 30
+        assert found.figures["data"]["classes"] == 1
+    path.write_text("folder,class\nred,\ngreen,\nblue,\n")
+    with pytest.raises(DatasetError, match="leaves out every class"):
+        with evaluate(constant(tiny, [0.0] * 6), Question(data=photos, map=path)):
+            pass
+
+
+def test_several_labels_count_any_and_none_counts_not(tiny: Path, tmp_path: Path) -> None:
+    for name in "abc":
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    table = tmp_path / "t.csv"
+    table.write_text("path,label\na.png,red|blue\nb.png,black|white\nc.png,\n")
+    with evaluate(constant(tiny, [1, 0, 5, 3, 2, 0]), Question(data=table)) as found:
+        figures, judged = found.figures, found.judged
+    assert figures["data"]["several_labels"]
+    assert figures["data"]["evaluated"] == 2
+    assert figures["top1"] | {"low": 0, "high": 0} == {
+        "accuracy": 0.5, "error": 0.5, "low": 0, "high": 0, "right": 1, "pictures": 2,
+    }  # fmt: skip
+    assert judged.targets.tolist() == [2, 3, -1]
+
+
+def test_a_second_run_computes_nothing_and_other_questions_neither(
+    classifier: resnext.Classifier, photos: Path, tmp_path: Path
+) -> None:
+    with evaluate(classifier, Question(data=photos), output=tmp_path) as first:
+        figures = first.figures
+    assert figures["computed"]["pictures"] == 45
+    with evaluate(classifier, Question(data=photos), output=tmp_path) as second:
+        assert second.figures["computed"]["pictures"] == 0
+        assert second.figures | {"computed": 0} == figures | {"computed": 0}
+    with evaluate(classifier, Question(data=photos, restrict=True), output=tmp_path) as third:
+        assert third.figures["computed"]["pictures"] == 0
+    assert {path.name for path in (tmp_path / "journal").iterdir()} == {RUN, LOGITS, GROUPS}
+
+
+def test_changed_pictures_and_other_models_are_another_run(
+    classifier: resnext.Classifier, tiny: Path, photos: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(photos, tmp_path / "data")
+    with evaluate(classifier, Question(data=data), output=tmp_path / "out"):
+        pass
+    Image.new("RGB", (9, 9)).save(data / "red" / "0000.png")
+    with pytest.raises(ConfigError, match="other data"):
+        with evaluate(classifier, Question(data=data), output=tmp_path / "out"):
+            pass
+    with pytest.raises(ConfigError, match="engine"):
+        with evaluate(constant(tiny, [0.0] * 6), Question(data=data), output=tmp_path / "out"):
+            pass
+    with evaluate(classifier, Question(data=data), output=tmp_path / "out", force=True) as found:
+        assert found.figures["computed"]["pictures"] == 45
+
+
+def test_a_cut_run_goes_on_to_the_same_bits(
+    classifier: resnext.Classifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "_GROUP_SECONDS", 0.0)
+    data = shutil.copytree(photos, tmp_path / "data")
+    (data / "green" / "0003.png").write_bytes(b"no picture")
+    counts: list[tuple[int, int]] = []
+    with evaluate(
+        classifier, Question(data=data), output=tmp_path / "a",
+        progress=lambda done, total: counts.append((done, total)),
+    ) as found:  # fmt: skip
+        expected = found.figures
+    assert counts[0] == (0, 45)
+    assert counts[-1] == (45, 45)
+    assert len(counts) == 2 + 45 // classifier.engine.best_batch_size
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    with open(tmp_path / "b" / "journal" / LOGITS, "r+b") as file:
+        file.truncate(20 * len(NAMES) * 4)
+    with evaluate(classifier, Question(data=data), output=tmp_path / "b") as found:
+        assert 0 < found.figures["computed"]["pictures"] < 45
+        assert found.figures | {"computed": 0} == expected | {"computed": 0}
+        assert [problem.name for problem in found.problems] == ["green/0003.png"]
+    for name in (LOGITS, GROUPS):
+        first, second = ((tmp_path / letter / "journal" / name).read_bytes() for letter in "ab")
+        assert first == second
+
+
+_SLOW = """
+import sys, time
+from resnext.cli import app
+from resnext.evaluation import run
+from resnext.evaluation.journal import Journal
+run._GROUP_SECONDS = 0
+append = Journal.append
+def slow(self, rows):
+    append(self, rows)
+    time.sleep(0.1)
+Journal.append = slow
+sys.exit(app.run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bits(tiny: Path, tmp_path: Path) -> None:
+    data = testing.write_pictures(tmp_path / "data", classes=COLORS, per_class=60)
+    command = [sys.executable, "-c", _SLOW, "evaluate", str(data), "-m", str(tiny), "--precision",
+               "fp32", "--threads", "1", "--json"]  # fmt: skip
+    whole = subprocess.run(
+        [*command, "-o", tmp_path / "a"], capture_output=True, text=True, check=True
+    )
+    groups = tmp_path / "b" / "journal" / GROUPS
+    for wanted in (3, 9):  # killed twice, each time further on
+        process = subprocess.Popen([*command, "-o", tmp_path / "b"], stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not groups.exists() or groups.read_bytes().count(b"\n") < wanted:
+            assert process.poll() is None, "it ended too soon"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    again = subprocess.run(
+        [*command, "-o", tmp_path / "b"], capture_output=True, text=True, check=True
+    )
+    first, second = json.loads(whole.stdout), json.loads(again.stdout)
+    assert first.pop("computed")["pictures"] == 180
+    assert second.pop("computed")["pictures"] < 180 - 9
+    assert first == second
+    for name in (LOGITS, GROUPS):
+        one, other = ((tmp_path / letter / "journal" / name).read_bytes() for letter in "ab")
+        assert one == other
+
+
+def test_a_calibrated_copy_keeps_its_promise(
+    classifier: resnext.Classifier, photos: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "sure.safetensors"
+    with evaluate(classifier, Question(data=photos)) as found:
+        evaluation.calibrate(classifier, found, path, force=False)
+        suggested = found.figures["suggested"]
+        before = found.figures["calibration"]
+    document, tensors = modelfile.read(path)
+    assert document.temperature == suggested["temperature"] == before["suggested_temperature"]
+    assert document.reject_threshold == suggested["reject_threshold"]
+    assert document.provenance["calibration"]["pictures"] == 45
+    assert document.provenance["weights"] == "random, for tests"
+    original = modelfile.read(classifier.local.path)[1]
+    assert all((tensors[key] == original[key]).all() for key in original)
+    assert {key: tensors[key].dtype for key in tensors} == {
+        key: original[key].dtype for key in original
+    }
+    with resnext.Classifier(path, precision="fp32", threads=1) as sure:
+        with evaluate(sure, Question(data=photos)) as found:
+            after = found.figures["calibration"]
+    assert after["nll"] <= before["nll"] + 1e-9
+    assert after["suggested_temperature"] == pytest.approx(document.temperature, rel=1e-6)
+    with pytest.raises(ConfigError, match="--force"):
+        evaluation.check_target(path, force=False)
+    evaluation.check_target(path, force=True)
+    with pytest.raises(ConfigError, match=r"\.safetensors"):
+        evaluation.check_target(tmp_path / "x.pth", force=False)
+    with pytest.raises(ConfigError, match="no folder"):
+        evaluation.check_target(tmp_path / "none" / "x.safetensors", force=False)
+
+
+def test_an_output_that_cannot_be(
+    classifier: resnext.Classifier, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        with evaluate(classifier, Question(data=photos), output=tmp_path / "file"):
+            pass
+
+
+def test_the_fingerprint_follows_content_and_order_but_not_labels(photos: Path) -> None:
+    from resnext.training.listing import Entry
+
+    path = str(photos / "red" / "0000.png")
+    one, two = Entry("a", path, ("x",)), Entry("b", path, ("x",))
+    same = run.fingerprint([one, two])
+    assert same == run.fingerprint([Entry("a", path, ("y",)), two])
+    assert same != run.fingerprint([two, one])
+    assert same != run.fingerprint([one])
+    stat = os.stat(path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert same != run.fingerprint([one, two])

@@ -1,0 +1,145 @@
+"""From pictures of any layout to an index, and from an index to pictures and a page."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from resnext import Classifier, testing
+from resnext.errors import ConfigError, DatasetError, ModelFileError
+from resnext.explore import gather, lookup, sheet
+from resnext.explore.index import Index, open_index
+from resnext.sources import Source
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures") / "data"
+    testing.write_pictures(folder / "train", per_class=6)
+    testing.write_pictures(folder / "val", per_class=2, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return testing.write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+def make(model: Path, data: Path, place: Path, *, part: str = "train") -> Index:
+    with Classifier(model, threads=1, precision="fp32") as classifier:
+        builder = gather.Builder(classifier, str(model))
+        builder.build(place, gather.gather(str(data), part=part))
+        assert not builder.failed
+    return open_index(place)
+
+
+@pytest.mark.parametrize(("part", "count"), [("train", 18), ("val", 6), ("all", 24)])
+def test_a_data_set_gives_the_part_asked_for_with_its_classes(
+    pictures: Path, part: str, count: int
+) -> None:
+    found = gather.gather(str(pictures), part=part)
+    items = list(found.items)
+    assert len(items) == found.total == count
+    assert found.class_names == ("blue", "green", "red")
+    for item in items:
+        assert Path(item.name).is_file()
+        assert Path(item.name).parent.name == found.class_names[item.label]
+
+
+def test_pictures_without_classes_have_no_labels_and_that_is_said(
+    pictures: Path, tmp_path: Path
+) -> None:
+    for number, file in enumerate(sorted(pictures.rglob("*.png"))[:3]):
+        shutil.copy(file, tmp_path / f"{number}.png")
+    found = gather.gather(str(tmp_path))
+    assert [item.label for item in found.items] == [-1, -1, -1]
+    assert found.class_names == ()
+    assert "no labels" in found.notes[0]
+
+
+def test_pictures_in_shards_are_called_by_what_is_in_them(pictures: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as shard:
+        for number, file in enumerate(sorted((pictures / "val").rglob("*.png"))):
+            shard.add(file, f"{number:03d}.png")
+            label = tmp_path / "label"
+            label.write_text(str(number // 2))
+            shard.add(label, f"{number:03d}.cls")
+    found = gather.gather(str(tmp_path / "a.tar"))
+    assert [item.label for item in found.items] == [0, 0, 1, 1, 2, 2]
+
+
+def test_an_unknown_part_is_refused(pictures: Path) -> None:
+    with pytest.raises(ConfigError, match="part is 'test'"):
+        gather.gather(str(pictures), part="test")
+
+
+def test_a_bad_picture_is_left_out_and_told(pictures: Path, model: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures / "train", tmp_path / "data")
+    bad = tmp_path / "data" / "green" / "0000.png"
+    bad.write_bytes(b"nothing")
+    with Classifier(model, threads=1, precision="fp32") as classifier:
+        builder = gather.Builder(classifier, str(model))
+        told: list[tuple[int, int]] = []
+        everything = gather.gather(str(tmp_path / "data"))
+        count = builder.build(tmp_path / "i", everything, progress=lambda *done: told.append(done))
+        assert count == 17
+        assert [error.path for error in builder.failed] == [str(bad)]
+        assert told == [(n, 18) for n in range(1, 19)]
+        nothing = gather.Gathered(items=[gather.Item("x", str(bad))])
+        with pytest.raises(DatasetError, match="no picture"):
+            builder.build(tmp_path / "j", nothing)
+    assert str(bad) not in open_index(tmp_path / "i").names
+    assert not (tmp_path / "j").exists()
+
+
+def test_looking_up_gives_the_nearest_of_each_picture_and_names_bad_ones(
+    pictures: Path, model: Path, tmp_path: Path
+) -> None:
+    index = make(model, pictures, tmp_path / "i")
+    queries = [Source(index.names[0]), Source("absent.png"), Source(index.names[17])]
+    with Classifier(index.document.model, threads=1, precision="fp32") as classifier:
+        first, absent, last = lookup.look_up(classifier, index, queries, 4)
+        rows = classifier.embed([query.name for query in (queries[0], queries[2])])
+    expected = index.search(rows, 4)
+    for found, nearest in zip((first, last), expected, strict=True):
+        # To a random network all pictures are nearly the same: which is first may change.
+        assert len(found.neighbors) == 4
+        assert [one.similarity for one in found.neighbors] == pytest.approx(
+            [one.similarity for one in nearest], abs=1e-4
+        )
+        for one in found.neighbors:
+            assert one.label == Path(one.name).parent.name
+        assert sum(share for _, share in found.votes) <= 1 + 1e-9
+    assert absent.error == "there is no such file"
+    assert absent.to_json()["neighbors"] == []
+    assert first.to_json()["neighbors"][0]["name"] == first.neighbors[0].name
+
+
+def test_another_model_may_not_ask(pictures: Path, model: Path, tmp_path: Path) -> None:
+    index = make(model, pictures, tmp_path / "i", part="val")
+    other = testing.write_tiny_model(tmp_path / "other.safetensors", seed=1)
+    with Classifier(other) as classifier, pytest.raises(ModelFileError, match="another model"):
+        next(lookup.look_up(classifier, index, [], 1))
+
+
+def test_the_contact_sheet_shows_what_is_there_and_names_the_rest(
+    pictures: Path, model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(pictures / "val", tmp_path / "data")
+    index = make(model, tmp_path / "data", tmp_path / "<i>.index")
+    (tmp_path / "data" / "red" / "0000.png").unlink()
+    queries = [Source(str(pictures / "val" / "red" / "0001.png")), Source("<absent>.png")]
+    with Classifier(model, threads=1, precision="fp32") as classifier:
+        results = list(lookup.look_up(classifier, index, queries, 6))
+    page = sheet.write_sheet(tmp_path / "sheet.html", index, results).read_text()
+    assert page.count("<img") == 6  # the query and five of six neighbors
+    assert page.count("<figure>") == 7
+    assert page.count("0000.png") >= 3
+    assert "&lt;absent&gt;.png: there is no such file" in page
+    assert "<absent>" not in page
+    assert "1.000" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)

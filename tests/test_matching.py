@@ -1,0 +1,138 @@
+"""Classes of a folder and of a model: matched as stated, or an error that names both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from resnext import catalogue
+from resnext.errors import DatasetError
+from resnext.evaluation.matching import display_names, match, read_map
+from resnext.predictions import Labels
+
+IMAGENET = catalogue.imagenet1k()
+PETS = Labels(("tabby cat", "dog", "tiger, Panthera tigris", "crème brûlée"))
+
+
+def index_of(name: str, labels: Labels = IMAGENET) -> int | None:
+    return match([name], labels).index[name]
+
+
+@pytest.mark.parametrize(
+    ("folder", "rule"),
+    [
+        ("n02123045", "synset id"),
+        ("n02123045-tabby", "synset id"),
+        ("n02123045_tabby", "synset id"),
+        ("tabby", "name"),
+        ("Tabby", "name but for case and punctuation"),
+        ("tabby, tabby cat", "one of several names"),
+        ("281", "number"),
+        ("00281", "number"),
+    ],
+)
+def test_one_class_under_its_names(folder: str, rule: str) -> None:
+    found = match([folder], IMAGENET)
+    assert found.index == {folder: 281}
+    assert found.rules == {rule: 1}
+    assert str(found) == f"1 by {rule}"
+
+
+@pytest.mark.parametrize(
+    ("folder", "index"),
+    [
+        ("Tabby_Cat", 0),
+        ("tabby-cat", 0),
+        ("TIGER", 2),
+        ("panthera_tigris", 2),
+        ("tiger, Panthera tigris", 2),
+        ("cre\u0300me bru\u0302le\u0301e", 3),
+        ("Crème_Brûlée", 3),
+    ],
+)
+def test_case_underscores_commas_and_accents_make_no_difference(folder: str, index: int) -> None:
+    assert index_of(folder, PETS) == index
+
+
+def test_every_name_and_id_of_imagenet_finds_itself_or_is_refused() -> None:
+    ids = IMAGENET.synset_ids
+    assert ids is not None
+    assert list(match(ids, IMAGENET).index.values()) == list(range(1000))
+    unique = [name for name in IMAGENET.class_names if IMAGENET.class_names.count(name) == 1]
+    found = match(unique, IMAGENET)
+    assert [IMAGENET.class_names[index or 0] for index in found.index.values()] == unique
+    assert found.rules == {"name": 996}
+
+
+@pytest.mark.parametrize("folder", ["crane", "Crane", "crane, bird"])
+def test_a_name_of_two_classes_names_both(folder: str) -> None:
+    with pytest.raises(DatasetError) as caught:
+        match([folder], IMAGENET)
+    assert "n02012849, class 134" in caught.value.message
+    assert "n03126707, class 517" in caught.value.message
+    assert "--map" in caught.value.hint
+
+
+def test_what_is_not_there_is_named_with_the_nearest() -> None:
+    with pytest.raises(DatasetError, match=r"2 of the 3 classes .* 'taby' \(nearest: 'tabby'\)"):
+        match(["taby", "goldfish", "xyzzy"], IMAGENET)
+
+
+def test_numbers_count_only_where_all_are_numbers() -> None:
+    assert list(match(["0", "2"], PETS).index.values()) == [0, 2]
+    with pytest.raises(DatasetError, match="'1'"):
+        match(["1", "dog"], PETS)
+    with pytest.raises(DatasetError, match="'4'"):  # counted from 1
+        match(["1", "2", "3", "4"], PETS)
+    digits = Labels(("1", "2", "3"))
+    assert list(match(["1", "2", "3"], digits).index.values()) == [0, 1, 2]
+
+
+def test_two_folders_of_one_class_are_refused_but_by_the_map() -> None:
+    with pytest.raises(DatasetError, match="'Dog' and 'dog' are both 'dog'"):
+        match(["Dog", "dog"], PETS)
+    found = match(["pug", "beagle"], PETS, given={"pug": "dog", "beagle": "dog"})
+    assert found.index == {"pug": 1, "beagle": 1}
+    assert found.rules == {"the map": 2}
+
+
+def test_the_map_leaves_out_and_is_matched_by_the_same_rules() -> None:
+    found = match(["a", "b", "dog"], PETS, given={"a": "Tabby_cat", "b": "", "unused": "dog"})
+    assert found.index == {"a": 0, "b": None, "dog": 1}
+    assert found.rules == {"the map": 2, "name": 1}
+    assert match(["x"], IMAGENET, given={"x": "n03126707"}).index == {"x": 517}
+    with pytest.raises(DatasetError, match="'cat'"):
+        match(["a"], PETS, given={"a": "cat"})
+
+
+def test_a_map_file(tmp_path: Path) -> None:
+    path = tmp_path / "map.csv"
+    path.write_text('\ufefffolder,class\nkatze,"tabby, cat"\nhund, dog\n\nrest,\n', "utf-8")
+    assert read_map(path) == {"katze": "tabby, cat", "hund": "dog", "rest": ""}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "nothing"),
+        ("a,b\n", "begins with a, b"),
+        ("folder,class\na\n", "row 2 has 1 cells"),
+        ("folder,class\na,b\na,c\n", "'a' twice"),
+        ('folder,class\n"a,b\n', "cannot be read"),
+    ],
+)
+def test_what_is_no_map_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "map.csv"
+    path.write_text(content, "utf-8")
+    with pytest.raises(DatasetError, match=message):
+        read_map(path)
+    with pytest.raises(DatasetError, match="cannot be read"):
+        read_map(tmp_path / "none.csv")
+
+
+def test_names_that_repeat_are_told_apart() -> None:
+    names = display_names(IMAGENET)
+    assert len(set(names)) == 1000
+    assert names[134] == "crane (n02012849)"
+    assert display_names(Labels(("a", "b", "a"))) == ("a (class 0)", "b", "a (class 2)")
