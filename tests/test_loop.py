@@ -308,8 +308,12 @@ def test_only_the_classifier_learns_while_the_body_is_frozen() -> None:
     assert len(changed) == len(before["model"]), "everything learns"
 
 
-@pytest.mark.parametrize("warmup", [0, 1, 1.5])
-@pytest.mark.parametrize("every", [1, 4])
+def _floats(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return all but the counters of batches, which no one takes a mean of."""
+    return {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
+
+
+@pytest.mark.parametrize(("every", "warmup"), [(1, 1), (4, 0), (4, 1.5)])
 def test_the_mean_is_that_of_torchvision_s_loop(every: int, warmup: float) -> None:
     """Its references update every so many steps of an epoch, and start anew in the warm-up."""
     from torch.optim.swa_utils import AveragedModel
@@ -328,7 +332,8 @@ def test_the_mean_is_that_of_torchvision_s_loop(every: int, warmup: float) -> No
                     theirs.n_averaged.fill_(0)
             if differences(before, state.mean.state_dict()):
                 moved.append(state.step)
-            assert largest_gap(state.mean.state_dict(), theirs.module.state_dict()) < 1e-6
+            gap = largest_gap(_floats(state.mean), _floats(theirs.module))
+            assert gap < 1e-6, f"after step {state.step}"
     assert moved == ([1, 5, 7, 11, 13, 17] if every == 4 else list(range(1, 19)))
     assert differences(state.mean.state_dict(), state.model.state_dict())
 
