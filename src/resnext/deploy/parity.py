@@ -59,10 +59,11 @@ class Tolerance:
     agreement: float
 
 
-# One row per precision.
+# One row per precision. Found: 1e-6 and 6e-3 on ResNeXt-50 with random weights; on the starter,
+# with torch, which rounds after every layer, 0.016 and probabilities off by 0.008 in bf16.
 TOLERANCES: Mapping[str, Tolerance] = {
     "fp32": Tolerance(logits=1e-4, embedding=1e-4, probability=1e-3, agreement=1.0),
-    "bf16": Tolerance(logits=0.1, embedding=0.1, probability=0.1, agreement=0.995),
+    "bf16": Tolerance(logits=0.05, embedding=0.05, probability=0.1, agreement=0.995),
 }
 OFFERED: Mapping[str, Sequence[str]] = {
     "openvino": ("fp32", "bf16"),
