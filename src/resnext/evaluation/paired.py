@@ -166,8 +166,11 @@ def mcnemar_mid_p(only_a: int, only_b: int) -> float:
     """Return the two-sided mid-p-value: what is as likely as what was seen counts half.
 
     The exact test rejects too seldom; this one hardly ever too often (Fagerland, Lydersen and
-    Laake, BMC Medical Research Methodology 13:91, 2013).
+    Laake, BMC Medical Research Methodology 13:91, 2013). Where the models never differ, which
+    the definition halves too, it is 1.
     """
+    if not only_a + only_b:
+        return 1.0
     tail, point = _tail(only_a, only_b)
     return 1 - point / 2 if only_a == only_b else 2 * tail - point
 
