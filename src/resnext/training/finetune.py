@@ -174,8 +174,8 @@ def tune_head(
             features must still be in the cache.
         path: The file to write; replaced if it is there.
         added: Classes to add: the name of each, and the folder of its pictures.
-        val_share: Share of their pictures to measure on; none if there are none of the data. By
-            default the share of the data, or 0.2 where that came in parts.
+        val_share: Share of their pictures to measure on, none if there are none of the data; by
+            default the data's, or 0.2 where that came in parts.
         seed: Of that choice and of the cross-validation; by default those of the file's making
             if `data` is None, else of the data's split and 0.
         class_weights: "balanced" counts each class the same, "none" each picture; by default as
@@ -187,8 +187,7 @@ def tune_head(
 
     Raises:
         ConfigError: An option will not do, or a class to add is there already.
-        DatasetError: The pictures cannot be used, or a class has fewer than 2 different ones to
-            learn from.
+        DatasetError: The pictures cannot be used, or are too few to learn from.
         OutputError: The file cannot be written.
     """
     start = time.perf_counter()
@@ -212,12 +211,8 @@ def tune_head(
             "set": store.save_set(table),
             "left_out": len(extraction.problems),
         },
-        "seed": options.seed,
-        "class_weights": options.class_weights,
-        "strength": head.strength,
-        "folds": head.folds,
+        **_settings(options, head),
         "engine": classifier.engine.name,
-        "software": software(*_PACKAGES),
     }
     document = replace(
         classifier.document,
@@ -229,10 +224,10 @@ def tune_head(
         provenance=provenance,
         metrics={"precision": classifier.engine.precision, **_metrics(table, head, scores)},
     )
-    own = {**tensors, "fc.weight": head.weight, "fc.bias": head.bias}
+    tensors = {**tensors, "fc.weight": head.weight, "fc.bias": head.bias}
     return Tuned(
         path=path,
-        sha256=modelfile.write(path, document, own, dtype=dtype),
+        sha256=modelfile.write(path, document, tensors, dtype=dtype),
         document=document,
         problems=extraction.problems,
         num_train=int((~table.held_out).sum()),
@@ -401,6 +396,16 @@ def _fit(
         return head, head.out_of_fold
     logits = head.logits(table.rows[table.held_out])
     return head, score(logits, table.labels[table.held_out], temperature=head.temperature)
+
+
+def _settings(options: _Options, head: Head) -> dict[str, Any]:
+    return {
+        "seed": options.seed,
+        "class_weights": options.class_weights,
+        "strength": head.strength,
+        "folds": head.folds,
+        "software": software(*_PACKAGES),
+    }
 
 
 def _metrics(table: FeatureTable, head: Head, scores: Scores) -> dict[str, Any]:
