@@ -32,9 +32,11 @@ training.losses training.optim training.dist training.checkpoint training.feed t
 training.resume training.score training.loop training.records training.plots training.report
 training.outcome training.log training.search training.teacher training.full
 training.head training.features training.finetune training.refine
+doctor doctor.intake doctor.hashes doctor.facts doctor.findings doctor.checks doctor.copies
+doctor.mislabels doctor.examination doctor.page
 __init__
 cli cli.text cli.progress cli.complete cli.models cli.predict cli.info cli.convert cli.finetune
-cli.recipes cli.train cli.cache cli.app
+cli.recipes cli.train cli.check cli.cache cli.app
 __main__
 """.split()
 

@@ -44,6 +44,7 @@ EXTRA_OF |= {
 }
 EXTRA_OF["training.arrow"] = "parquet"
 EXTRA_OF |= dict.fromkeys(("training.head", "training.finetune"), "finetune")
+EXTRA_OF["doctor.mislabels"] = "finetune"
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 
 MODULES = {

@@ -15,6 +15,7 @@ from click.shell_completion import get_completion_class, shell_complete
 
 import resnext
 from resnext.cli.cache import cache
+from resnext.cli.check import check
 from resnext.cli.convert import convert
 from resnext.cli.finetune import finetune
 from resnext.cli.info import info
@@ -142,5 +143,5 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise _Terminated
 
 
-for command in (predict, finetune, train, recipes, models, info, convert, cache):
+for command in (predict, finetune, train, check, recipes, models, info, convert, cache):
     app.add_command(command)
