@@ -7,6 +7,7 @@ picture and, where there are any, in what the network sees. Copies of copies are
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -144,7 +145,7 @@ def _candidates(members: Pairs, values: NDArray[np.uint64]) -> Pairs:
 def _agree(table: Table, pairs: Pairs) -> NDArray[np.bool_]:
     first, second = (table["thumbnail"][side].astype(np.float32) for side in pairs.T)
     shade = np.abs(first - second).mean(axis=(1, 2, 3))
-    agree = (correlation(first, second) >= MIN_ALIKE) & (shade <= MAX_SHADE)
+    agree: NDArray[np.bool_] = (correlation(first, second) >= MIN_ALIKE) & (shade <= MAX_SHADE)
     if table.store is not None and agree.any():
         one, other = (table.features(side[agree]) for side in pairs.T)
         lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
@@ -154,7 +155,7 @@ def _agree(table: Table, pairs: Pairs) -> NDArray[np.bool_]:
 
 def correlation(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
     """Compute how alike (N, H, W, C) pictures are, whatever their brightness: -1 to 1."""
-    one, other = (rows.reshape(len(rows), -1) for rows in (first, second))
+    one, other = (rows.reshape(len(rows), math.prod(rows.shape[1:])) for rows in (first, second))
     one = one - one.mean(axis=1, keepdims=True)
     other = other - other.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)

@@ -223,7 +223,7 @@ def _record(content: bytes, image: Image.Image, header: Header) -> dict[str, Any
         "width": image.width,
         "height": image.height,
         "orientation": header.orientation,
-        "spread": max(high - low for low, high in ranges),  # type: ignore[misc, operator]
+        "spread": max(high - low for low, high in ranges),  # type: ignore[misc]
         "dark": dark,
         "light": light,
         "ended": _has_end(content, header.format),

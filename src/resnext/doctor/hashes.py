@@ -48,7 +48,8 @@ def fingerprint(small: Image.Image) -> int:
 
 def distance(first: Hashes, second: Hashes) -> NDArray[np.uint8]:
     """Count the bits that differ."""
-    return np.bitwise_count(first ^ second)
+    bits: NDArray[np.uint8] = np.bitwise_count(first ^ second)
+    return bits
 
 
 def near_pairs(hashes: Hashes, *, radius: int = RADIUS) -> Pairs:

@@ -1,8 +1,8 @@
 """[finetune] Find labels that are likely wrong: confident learning.
 
-After Northcutt, Jiang and Chuang, "Confident Learning" (2021, arXiv:1911.00068). Every picture
-is classified by a head that has not seen it. A label is suspect if another class is as sure
-of the picture as it is, on average, of its own.
+After Northcutt, Jiang and Chuang, "Confident Learning" (2021, arXiv:1911.00068): every picture
+is classified by a head that has not seen it, and what counts is the probability of the given
+label. `docs/check.md` has this ranking beside theirs.
 N pictures, D features, K classes.
 """
 
@@ -21,6 +21,7 @@ from resnext.doctor.findings import Finding
 from resnext.training.head import FOLDS, predict_out_of_fold
 from resnext.training.listing import few, sort_names
 
+DOUBT = 5.0  # times less likely than by chance: such a label is likely wrong
 WIDTH = 256  # features that are left of more: the directions in which pictures differ most
 
 _SAMPLE = 10_000  # pictures from which these are found
@@ -31,18 +32,39 @@ Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Suspects:
-    """Labels that are likely wrong.
+class Judgement:
+    """What the labels of pictures look like from outside.
 
     Args:
-        positions: (M,) of N pictures, the most suspect first.
-        suggested: (M,) class that fits each best.
-        margin: (N,) probability of the best other class minus that of the label, -1 to 1.
+        names: Of the K classes.
+        positions: (N,) of the pictures in the table.
+        labels: (N,) given classes.
+        shares: (N, K) probabilities, by a head that has not seen the picture.
+        notes: What was left out; one sentence each.
     """
 
+    names: tuple[str, ...]
     positions: Integers
-    suggested: Integers
-    margin: Floats
+    labels: Integers
+    shares: Floats
+    notes: tuple[str, ...]
+
+    @property
+    def own(self) -> Floats:
+        """(N,) probability of each given label."""
+        own: Floats = self.shares[np.arange(len(self.labels)), self.labels]
+        return own
+
+    @property
+    def suspects(self) -> Integers:
+        """Rows of the labels that are likely wrong, the most suspect first."""
+        # By chance, because of what wrong labels do to the head itself: it learns to give each
+        # of K classes a share of them, and is never surer than that.
+        doubtful = (self.own < 1 / (DOUBT * len(self.names))) & (
+            self.shares.argmax(axis=1) != self.labels
+        )
+        rows = np.flatnonzero(doubtful)
+        return rows[np.argsort(self.own[rows], kind="stable")]
 
 
 def check_labels(table: Table, *, seed: int = 0) -> tuple[list[Finding], list[str]]:
@@ -53,61 +75,53 @@ def check_labels(table: Table, *, seed: int = 0) -> tuple[list[Finding], list[st
         seed: Of the division into folds.
 
     Returns:
-        Findings, the most suspect first, and what was left out.
+        Findings, the most suspect first, and notes.
     """
-    names, positions, labels, notes = _labelled(table)
-    if len(names) < 2:
-        return [], [*notes, "labels were not checked: there are not two classes to compare"]
-    features = _project(table, positions, np.random.default_rng(seed))
-    judged = predict_out_of_fold(features, labels, num_classes=len(names), seed=seed)
-    shares = predictions.probabilities(judged.logits, temperature=judged.temperature)
-    suspects = find_suspects(shares, labels)
-    right = float((judged.logits.argmax(axis=1) == labels).mean())
-    if right < 0.5:
+    judged = judge(table, seed=seed)
+    names, notes = judged.names, list(judged.notes)
+    if not len(judged.labels):
+        return [], notes
+    best = judged.shares.argmax(axis=1)
+    agreed = float((best == judged.labels).mean())
+    if agreed < 0.5:
         notes.append(
-            f"the classes are hard for this model: of pictures it has not seen it agrees with"
-            f" {right:.0%} of the labels; a better --model finds wrong ones more surely"
+            f"these classes are hard for the model: of pictures it has not seen it agrees with"
+            f" {agreed:.0%} of the labels; another model finds wrong ones more surely"
         )
     found = []
-    for number, other in zip(suspects.positions, suspects.suggested, strict=True):
-        share, own = shares[number, other], shares[number, labels[number]]
+    for row in judged.suspects.tolist():
+        other, given, own = int(best[row]), int(judged.labels[row]), float(judged.own[row])
         detail = (
-            f"looks like {names[other]} ({share:.0%}), not like {names[labels[number]]} ({own:.0%})"
+            f"looks like {names[other]} ({judged.shares[row, other]:.1%}),"
+            f" not like {names[given]} ({own:.1%})"
         )
-        position, action = int(positions[number]), f"relabel:{names[other]}"
+        position, action = int(judged.positions[row]), f"relabel:{names[other]}"
         finding = about(table, position, "likely-mislabel", detail, action)
-        found.append(replace(finding, score=float(1 + suspects.margin[number]) / 2))
+        found.append(replace(finding, score=1 - own))
     return found, notes
 
 
-def find_suspects(shares: Floats, labels: Integers) -> Suspects:
-    """Find labels that another class has a better claim to.
-
-    Args:
-        shares: (N, K) probabilities, each picture's by a model that has not seen it.
-        labels: (N,) given.
-    """
-    count, num_classes = shares.shape
-    every = np.arange(count)
-    # How sure a class is of its own pictures on average: what it takes to claim another's.
-    sure = np.array(
-        [shares[labels == k, k].mean() if (labels == k).any() else 1.0 for k in range(num_classes)]
+def judge(table: Table, *, seed: int = 0) -> Judgement:
+    """Classify every labelled picture by a head that has not seen it."""
+    names, positions, labels, notes = _labelled(table)
+    if len(names) < 2:
+        notes.append("labels were not judged: there are no two classes to compare")
+        positions, labels = positions[:0], labels[:0]
+        shares = np.empty((0, len(names)))
+    else:
+        features = _project(table, positions, np.random.default_rng(seed))
+        judged = predict_out_of_fold(features, labels, num_classes=len(names), seed=seed)
+        shares = predictions.probabilities(judged.logits, temperature=judged.temperature)
+    return Judgement(
+        names=names, positions=positions, labels=labels, shares=shares, notes=tuple(notes)
     )
-    claims = np.where(shares >= sure, shares, -1.0)
-    best = claims.argmax(axis=1)
-    others = shares.copy()
-    others[every, labels] = -1.0
-    margin = others.max(axis=1) - shares[every, labels]
-    suspect = np.flatnonzero((claims[every, best] >= 0) & (best != labels))
-    ranked = suspect[np.argsort(-margin[suspect], kind="stable")]
-    return Suspects(positions=ranked, suggested=best[ranked], margin=margin)
 
 
 def _labelled(table: Table) -> tuple[tuple[str, ...], Integers, Integers, list[str]]:
     """Return class names, positions and labels of the pictures that can be judged."""
     usable = [
-        (int(n), table.entries[n].classes[0])
-        for n in np.flatnonzero(table["readable"] & ~blank(table))
+        (n, table.entries[n].classes[0])
+        for n in np.flatnonzero(table["readable"] & ~blank(table)).tolist()
         if table.entries[n].classes
     ]
     counts = Counter(name for _, name in usable)

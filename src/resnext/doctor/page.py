@@ -138,7 +138,6 @@ def _gallery(
         given = names.get(finding.label, finding.label)
         lines = [
             finding.path,
-            f"and {finding.other}" if finding.other else "",
             f"label: {given}" if given else "",
             f"suggested: {names[finding.suggested]}" if finding.suggested else finding.detail,
         ]
@@ -165,7 +164,7 @@ def _classes(examination: Examination, names: Mapping[str, str]) -> str:
     )
     used = [number for number in range(len(PARTS)) if any(row[number] for _, row in counts)]
     most = max(max(row) for _, row in counts)
-    rows = [
+    rows: list[tuple[str | int | Cell, ...]] = [
         (names[name], *(row[number] for number in used), suspects[name],
          pages.bar(row[used[0]] / most))
         for name, row in counts
