@@ -21,7 +21,9 @@ from resnext.doctor.findings import Finding
 from resnext.training.head import FOLDS, predict_out_of_fold
 from resnext.training.listing import few, sort_names
 
-DOUBT = 5.0  # times less likely than by chance: such a label is likely wrong
+# Probability of the given label, as a multiple of chance, below which it is likely wrong:
+UNLIKELY = 0.2  # in any case
+LESS_LIKELY = 0.5  # if another class is as sure of the picture as of its own on average
 WIDTH = 256  # features that are left of more: the directions in which pictures differ most
 
 _SAMPLE = 10_000  # pictures from which these are found
@@ -58,11 +60,17 @@ class Judgement:
     @property
     def suspects(self) -> Integers:
         """Rows of the labels that are likely wrong, the most suspect first."""
-        # By chance, because of what wrong labels do to the head itself: it learns to give each
-        # of K classes a share of them, and is never surer than that.
-        doubtful = (self.own < 1 / (DOUBT * len(self.names))) & (
-            self.shares.argmax(axis=1) != self.labels
-        )
+        count, num_classes = self.shares.shape
+        best = self.shares.argmax(axis=1)
+        # How sure each class is of the pictures that bear its label: what a claim takes.
+        sums = np.bincount(self.labels, self.own, num_classes)
+        sure = sums / np.maximum(np.bincount(self.labels, minlength=num_classes), 1)
+        is_claimed = self.shares[np.arange(count), best] >= sure[best]
+        # Against chance, for the head learns from the wrong labels as well: where 5 % are
+        # wrong it gives about 5 % to the other classes together, however clear a picture is.
+        odds = num_classes * self.own
+        doubtful = (odds < UNLIKELY) | (is_claimed & (odds < LESS_LIKELY))
+        doubtful &= best != self.labels
         rows = np.flatnonzero(doubtful)
         return rows[np.argsort(self.own[rows], kind="stable")]
 
