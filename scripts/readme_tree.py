@@ -43,9 +43,11 @@ deploy deploy.reference deploy.golden deploy.peers deploy.pixels deploy.parity d
 evaluation.truth evaluation.matching evaluation.journal evaluation.run evaluation.judge
 evaluation.summary evaluation.wording evaluation.evaluate evaluation.plots evaluation.evidence
 evaluation.report evaluation.compare evaluation.versus
+doctor doctor.intake doctor.hashes doctor.facts doctor.findings doctor.checks doctor.copies
+doctor.mislabels doctor.examination doctor.page
 __init__
 cli cli.text cli.progress cli.complete cli.models cli.predict cli.info cli.convert cli.finetune
-cli.recipes cli.train cli.cache
+cli.recipes cli.train cli.check cli.cache
 cli.explain cli.embed cli.index cli.search cli.evaluate cli.compare cli.verify
 cli.app
 __main__
@@ -73,11 +75,15 @@ def path_of(module: str) -> Path:
 
 def tree() -> str:
     """Draw the package: each file with what it is for, in the order to read them."""
-    lines = ["```", "src/resnext/"]
+    lines, last = ["```", "src/resnext/"], ""
     for module in ORDER:
         depth, path = module.count("."), path_of(module)
         if not path.exists():
             continue
+        package, before = module.partition(".")[0], last
+        if depth and package != before:
+            lines.append(f"  {package}/".ljust(20) + "(goes on)")
+        last = package
         name = module.rpartition(".")[2] + (
             "/" if path.stem == "__init__" and depth == 0 else ".py"
         )

@@ -47,6 +47,7 @@ EXTRA_OF["training.arrow"] = "parquet"
 EXTRA_OF["deploy.peers"] = "train"
 EXTRA_OF |= dict.fromkeys(("training.head", "training.finetune"), "finetune")
 EXTRA_OF["evaluation.plots"] = "evaluate"
+EXTRA_OF["doctor.mislabels"] = "finetune"
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 
 MODULES = {

@@ -30,6 +30,7 @@ from resnext import bombs
 from resnext.errors import ImageError
 from resnext.sources import (
     SIGNATURE_LENGTH,
+    Header,
     NotAFileError,
     Source,
     iter_sources,
@@ -42,7 +43,9 @@ __all__ = [
     "MAX_BYTES",
     "MAX_PIXELS",
     "MAX_SIDE",
+    "Header",
     "Source",
+    "decode",
     "is_url",
     "iter_sources",
     "open_rgb",
@@ -113,7 +116,21 @@ def open_rgb(source: Any, *, orientation: Orientation = "exif") -> Image.Image:
         if isinstance(source, np.ndarray):
             return _from_array(source)
         with _open(source) as file:
-            return _decode(file, orientation)
+            return _decode(file, orientation)[0]
+
+
+def decode(source: Any, *, orientation: Orientation = "exif") -> tuple[Image.Image, Header]:
+    """Return what `open_rgb` returns, and what the file says of the picture.
+
+    Args:
+        source: As for `open_rgb`, but no PIL image or array: these have no file.
+        orientation: As for `open_rgb`.
+
+    Raises:
+        ImageError: As for `open_rgb`.
+    """
+    with _errors_named(_name(source)), _open(source) as file:
+        return _decode(file, orientation)
 
 
 def read(source: Any, *, orientation: Orientation = "exif") -> NDArray[np.uint8]:
@@ -257,7 +274,7 @@ def _fetch(url: str) -> bytes:
     return body.getvalue()
 
 
-def _decode(file: BinaryIO, orientation: Orientation) -> Image.Image:
+def _decode(file: BinaryIO, orientation: Orientation) -> tuple[Image.Image, Header]:
     """Read an encoded picture; only this sees bytes that nobody has checked."""
     head = file.read(SIGNATURE_LENGTH)
     size = file.seek(0, io.SEEK_END)
@@ -281,6 +298,7 @@ def _decode(file: BinaryIO, orientation: Orientation) -> Image.Image:
     image: ImageFile.ImageFile = getattr(importlib.import_module(module), plugin)(file, "")
     _check_size(image.width, image.height)
     bombs.check_opened(image, size)
+    stored = (image.mode, _depth(image), image.has_transparency_data, *image.size)
     if format == "TIFF":
         turn = _keep_orientation(image)
         image.load()  # turns it
@@ -292,7 +310,16 @@ def _decode(file: BinaryIO, orientation: Orientation) -> Image.Image:
         rgb = _turn(_to_rgb(image), turn if orientation == "exif" else 0)
     # What is upright now must not be turned once more by whoever looks at its metadata.
     rgb.info = {}
-    return rgb
+    return rgb, Header(format, *stored, turn)
+
+
+def _depth(image: ImageFile.ImageFile) -> int:
+    """Return the bits of a level; Pillow's mode hides those of colors with 16."""
+    if image.mode == "1":
+        return 1
+    if image.mode.startswith("I;16") or any(";16" in str(tile) for tile in image.tile[:1]):
+        return 16
+    return 32 if image.mode in ("I", "F") else 8
 
 
 def _take_exif(file: io.BytesIO) -> bytes | None:

@@ -64,6 +64,29 @@ class Source:
         return _URL.match(self.name) is not None
 
 
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a file says of its picture.
+
+    Args:
+        format: As `sniff` names it.
+        mode: Pillow's, such as "RGB", "CMYK" or "I;16".
+        depth: Bits of a level: 1, 8, 16 or 32.
+        alpha: Whether parts may be transparent.
+        width: In pixels, as stored.
+        height: In pixels, as stored.
+        orientation: Exif's, of which 1 to 8 have a meaning; 0 where there is none.
+    """
+
+    format: str
+    mode: str
+    depth: int
+    alpha: bool
+    width: int
+    height: int
+    orientation: int
+
+
 class NotAFileError(OSError):
     """What a path names is a folder, a pipe, a socket or a device."""
 

@@ -15,6 +15,7 @@ from click.shell_completion import get_completion_class, shell_complete
 
 import resnext
 from resnext.cli.cache import cache
+from resnext.cli.check import check
 from resnext.cli.compare import compare
 from resnext.cli.convert import convert
 from resnext.cli.embed import embed
@@ -149,9 +150,8 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise _Terminated
 
 
-for command in (predict, finetune, train, recipes, models, info, convert, verify, cache):
-    app.add_command(command)
-for command in (explain, embed, index, search):
-    app.add_command(command)
-for command in (evaluate, compare):
+for command in (
+    predict, explain, embed, index, search, finetune, train, recipes, evaluate, compare, check,
+    verify, models, info, convert, cache,
+):  # fmt: skip
     app.add_command(command)

@@ -9,6 +9,7 @@ N pictures, D features, K classes.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -88,6 +89,21 @@ class Head:
         return features @ self.weight.T + self.bias
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutOfFold:
+    """What heads say of pictures that they have not seen.
+
+    Args:
+        logits: (N, K) of each picture, by the head of the cross-validation that lacks it.
+        temperature: Under which these are likeliest.
+        strength: scikit-learn's C that was chosen.
+    """
+
+    logits: Floats
+    temperature: float
+    strength: float
+
+
 def fit_head(
     features: NDArray[np.float32],
     labels: Integers,
@@ -147,6 +163,48 @@ def fit_head(
         folds=FOLDS,
         out_of_fold=score(unseen, labels[some], temperature=temperature),
     )
+
+
+def predict_out_of_fold(
+    features: NDArray[np.float32],
+    labels: Integers,
+    *,
+    num_classes: int,
+    seed: int = 0,
+    copies: Integers | None = None,
+) -> OutOfFold:
+    """Cross-validate as `fit_head` does, for what the labels look like from outside.
+
+    The strength is chosen on 10,000 pictures at the most; the logits are of all.
+
+    Args:
+        features: (N, D).
+        labels: (N,), each 0 to K - 1.
+        num_classes: K, at least 2; every class needs 2 different pictures.
+        seed: Of the division into folds.
+        copies: As for `fit_head`.
+
+    Raises:
+        ConfigError: Shapes do not fit.
+        DatasetError: There is one class only, or a class has fewer than 2 different pictures.
+    """
+    copies = np.arange(len(labels)) if copies is None else copies
+    _check(features, labels, copies, num_classes, "none")
+    rng, weights = np.random.default_rng(seed), np.ones(len(labels))
+    some = _proportional(labels, copies, MAX_VALIDATED, rng)
+    with threadpoolctl.threadpool_limits(1):
+        _, _, rows, _ = _reduce(features)
+        folds = _deal(labels[some], copies[some], rng)
+        strength, logits = _cross_validate(
+            rows[some], labels[some], weights[some], folds, num_classes=num_classes
+        )
+        if len(some) < len(labels):
+            folds = _deal(labels, copies, rng)
+            _, logits = _cross_validate(
+                rows, labels, weights, folds, num_classes=num_classes, strengths=(strength,)
+            )
+    temperature = fit_temperature(logits, labels)
+    return OutOfFold(logits=logits, temperature=temperature, strength=strength)
 
 
 def score(logits: NDArray[np.floating], labels: Integers, *, temperature: float = 1.0) -> Scores:
@@ -272,7 +330,13 @@ def _deal(labels: Integers, copies: Integers, rng: np.random.Generator) -> Integ
 
 
 def _cross_validate(
-    rows: Floats, labels: Integers, weights: Floats, folds: Integers, *, num_classes: int
+    rows: Floats,
+    labels: Integers,
+    weights: Floats,
+    folds: Integers,
+    *,
+    num_classes: int,
+    strengths: Sequence[float] = STRENGTHS,
 ) -> tuple[float, Floats]:
     """Choose the strength, and compute the logits of pictures by heads that lack them.
 
@@ -283,10 +347,10 @@ def _cross_validate(
         The strength, and (N, K) logits.
     """
     # Each starts from its last fit.
-    models = [_regression(STRENGTHS[0], _CHOOSING_TOLERANCE) for _ in range(FOLDS)]
+    models = [_regression(strengths[0], _CHOOSING_TOLERANCE) for _ in range(FOLDS)]
     best: tuple[float, float, Floats] | None = None
     with ThreadPoolExecutor(min(FOLDS, os.cpu_count() or 1)) as pool:
-        for strength in STRENGTHS:
+        for strength in strengths:
             logits = np.empty((len(labels), num_classes))
 
             def fit(fold: int, strength: float = strength, logits: Floats = logits) -> None:

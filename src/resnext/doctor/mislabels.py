@@ -1,0 +1,157 @@
+"""[finetune] Find labels that are likely wrong: confident learning.
+
+After Northcutt, Jiang and Chuang, "Confident Learning" (2021, arXiv:1911.00068): every picture
+is classified by a head that has not seen it, and what counts is the probability of the given
+label. `docs/check.md` has this ranking beside theirs.
+N pictures, D features, K classes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnext import predictions
+from resnext.doctor.checks import about, blank
+from resnext.doctor.facts import Table
+from resnext.doctor.findings import Finding
+from resnext.training.head import FOLDS, predict_out_of_fold
+from resnext.training.listing import few, sort_names
+
+# Probability of the given label, as a multiple of chance, below which it is likely wrong:
+UNLIKELY = 0.2  # in any case
+LESS_LIKELY = 0.5  # if another class is as sure of the picture as of its own on average
+WIDTH = 256  # features that are left of more: the directions in which pictures differ most
+
+_SAMPLE = 10_000  # pictures from which these are found
+_BLOCK = 4096  # pictures projected at a time
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """What the labels of pictures look like from outside.
+
+    Args:
+        names: Of the K classes.
+        positions: (N,) of the pictures in the table.
+        labels: (N,) given classes.
+        shares: (N, K) probabilities, by a head that has not seen the picture.
+        notes: What was left out; one sentence each.
+    """
+
+    names: tuple[str, ...]
+    positions: Integers
+    labels: Integers
+    shares: Floats
+    notes: tuple[str, ...]
+
+    @property
+    def own(self) -> Floats:
+        """(N,) probability of each given label."""
+        own: Floats = self.shares[np.arange(len(self.labels)), self.labels]
+        return own
+
+    @property
+    def suspects(self) -> Integers:
+        """Rows of the labels that are likely wrong, the most suspect first."""
+        count, num_classes = self.shares.shape
+        best = self.shares.argmax(axis=1)
+        # How sure each class is of the pictures that bear its label: what a claim takes.
+        sums = np.bincount(self.labels, self.own, num_classes)
+        sure = sums / np.maximum(np.bincount(self.labels, minlength=num_classes), 1)
+        is_claimed = self.shares[np.arange(count), best] >= sure[best]
+        # Against chance, for the head learns from the wrong labels as well: where 5 % are
+        # wrong it gives about 5 % to the other classes together, however clear a picture is.
+        odds = num_classes * self.own
+        doubtful = (odds < UNLIKELY) | (is_claimed & (odds < LESS_LIKELY))
+        doubtful &= best != self.labels
+        rows = np.flatnonzero(doubtful)
+        return rows[np.argsort(self.own[rows], kind="stable")]
+
+
+def check_labels(table: Table, *, seed: int = 0) -> tuple[list[Finding], list[str]]:
+    """Find the pictures whose label is likely wrong.
+
+    Args:
+        table: With features; each labelled picture has one class.
+        seed: Of the division into folds.
+
+    Returns:
+        Findings, the most suspect first, and notes.
+    """
+    judged = judge(table, seed=seed)
+    names, notes = judged.names, list(judged.notes)
+    if not len(judged.labels):
+        return [], notes
+    best = judged.shares.argmax(axis=1)
+    agreed = float((best == judged.labels).mean())
+    if agreed < 0.5:
+        notes.append(
+            f"these classes are hard for the model: of pictures it has not seen it agrees with"
+            f" {agreed:.0%} of the labels; another model finds wrong ones more surely"
+        )
+    found = []
+    for row in judged.suspects.tolist():
+        other, given, own = int(best[row]), int(judged.labels[row]), float(judged.own[row])
+        detail = (
+            f"looks like {names[other]} ({judged.shares[row, other]:.1%}),"
+            f" not like {names[given]} ({own:.1%})"
+        )
+        position, action = int(judged.positions[row]), f"relabel:{names[other]}"
+        finding = about(table, position, "likely-mislabel", detail, action)
+        found.append(replace(finding, score=1 - own))
+    return found, notes
+
+
+def judge(table: Table, *, seed: int = 0) -> Judgement:
+    """Classify every labelled picture by a head that has not seen it."""
+    names, positions, labels, notes = _labelled(table)
+    if len(names) < 2:
+        notes.append("labels were not judged: there are no two classes to compare")
+        positions, labels = positions[:0], labels[:0]
+        shares = np.empty((0, len(names)))
+    else:
+        features = _project(table, positions, np.random.default_rng(seed))
+        judged = predict_out_of_fold(features, labels, num_classes=len(names), seed=seed)
+        shares = predictions.probabilities(judged.logits, temperature=judged.temperature)
+    return Judgement(
+        names=names, positions=positions, labels=labels, shares=shares, notes=tuple(notes)
+    )
+
+
+def _labelled(table: Table) -> tuple[tuple[str, ...], Integers, Integers, list[str]]:
+    """Return class names, positions and labels of the pictures that can be judged."""
+    usable = [
+        (n, table.entries[n].classes[0])
+        for n in np.flatnonzero(table["readable"] & ~blank(table)).tolist()
+        if table.entries[n].classes
+    ]
+    counts = Counter(name for _, name in usable)
+    rare = sorted(name for name, count in counts.items() if count < FOLDS)
+    names = sort_names(counts.keys() - set(rare))
+    index = {name: number for number, name in enumerate(names)}
+    kept = [(position, index[name]) for position, name in usable if name in index]
+    positions, labels = np.array(kept, np.int64).reshape(-1, 2).T
+    text = f"labels were not checked in classes of fewer than {FOLDS} pictures: {few(rare)}"
+    return names, positions, labels, [text] if rare else []
+
+
+def _project(table: Table, positions: Integers, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Return (N, W) features, fewer where there are many: 8 times faster, and as good."""
+    some = positions
+    if len(positions) > _SAMPLE:
+        some = np.sort(rng.choice(positions, _SAMPLE, replace=False))
+    sample = table.features(some)
+    if sample.shape[1] <= WIDTH or len(positions) <= WIDTH:
+        return table.features(positions)
+    center = sample.mean(axis=0)
+    sample -= center
+    _, axes = np.linalg.eigh(sample.T @ sample)  # ascending
+    blocks = np.array_split(positions, -(-len(positions) // _BLOCK))
+    return np.concatenate([(table.features(block) - center) @ axes[:, -WIDTH:] for block in blocks])

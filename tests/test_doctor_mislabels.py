@@ -1,0 +1,111 @@
+"""Likely wrong labels: planted ones come first, and whoever cannot be judged is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="scikit-learn is not installed: resnext[finetune]")
+
+from resnext.doctor import facts, mislabels
+from resnext.doctor.facts import Table
+from resnext.doctor.intake import Intake
+from resnext.training.features import FeatureStore
+from resnext.training.listing import Entry
+
+WIDTH = 8
+
+
+def make_table(
+    folder: Path, labels: list[str], rows: np.ndarray, *, unreadable: tuple[int, ...] = ()
+) -> Table:
+    """Return a table with these features, whose pictures were never files."""
+    count = len(labels)
+    entries = tuple(Entry(f"{n}.png", f"{n}.png", (labels[n],)) for n in range(count))
+    records = np.zeros(count, facts._RECORD)
+    records["readable"], records["spread"], records["light"] = True, 200, 255
+    records["readable"][list(unreadable)] = False
+    records["dark"], records["light"] = 20, 230
+    store = FeatureStore(folder, rows.shape[1])
+    for number, row in enumerate(rows):
+        key = number.to_bytes(32, "big")
+        records["content"][number] = np.frombuffer(key, np.uint8)
+        store.add(key, row.astype(np.float32))
+    intake = Intake(place="/data", entries=entries, parts=np.zeros(count, np.int8), labelled=True)
+    return Table(intake=intake, records=records, problems={}, store=store)
+
+
+def make_rows(truth: np.ndarray) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    centers = rng.normal(0, 1, (truth.max() + 1, WIDTH)) * 3
+    return centers[truth] + rng.normal(0, 1, (len(truth), WIDTH))
+
+
+@pytest.mark.parametrize("kept", [256, 4])
+def test_flipped_labels_are_found_with_their_right_class(
+    tmp_path: Path, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mislabels, "WIDTH", kept)
+    monkeypatch.setattr(mislabels, "_SAMPLE", 100)
+    truth = np.arange(360) % 3
+    given = truth.copy()
+    flipped = np.random.default_rng(1).choice(360, 18, replace=False)
+    given[flipped] = (truth[flipped] + 1) % 3
+    table = make_table(tmp_path, [f"class {n}" for n in given], make_rows(truth))
+    found, notes = mislabels.check_labels(table)
+    assert notes == []
+    suspects = [one.positions[0] for one in found]
+    assert len(suspects) >= 10
+    assert set(suspects) <= set(flipped.tolist())
+    ranked = np.argsort(mislabels.judge(table).own)
+    assert set(ranked[:18].tolist()) == set(flipped.tolist())
+    for one in found:
+        assert one.suggested == f"class {truth[one.positions[0]]}"
+        assert f"looks like {one.suggested}" in one.detail
+    scores = [one.score or 0 for one in found]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[-1] > 1 - mislabels.LESS_LIKELY / 3
+
+
+def test_clean_labels_of_clear_classes_are_not_suspect(tmp_path: Path) -> None:
+    truth = np.arange(120) % 3
+    table = make_table(tmp_path, [str(n) for n in truth], make_rows(truth))
+    assert mislabels.check_labels(table) == ([], [])
+
+
+def test_the_same_seed_judges_the_same(tmp_path: Path) -> None:
+    truth = np.arange(60) % 2
+    table = make_table(tmp_path, [str(n) for n in truth], make_rows(truth))
+    one, other = (mislabels.judge(table, seed=4).shares for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(one, mislabels.judge(table, seed=5).shares)
+
+
+def test_rare_classes_and_what_cannot_be_read_are_left_out(tmp_path: Path) -> None:
+    truth = np.arange(40) % 2
+    labels = [str(n) for n in truth]
+    labels[:4] = ["rare"] * 4
+    table = make_table(tmp_path, labels, make_rows(truth), unreadable=(7, 9))
+    judged = mislabels.judge(table)
+    assert judged.names == ("0", "1")
+    assert not {0, 1, 2, 3, 7, 9} & set(judged.positions.tolist())
+    assert len(judged.positions) == 34
+    [note] = judged.notes
+    assert note.endswith("rare")
+
+
+def test_one_class_is_not_judged(tmp_path: Path) -> None:
+    table = make_table(tmp_path, ["a"] * 20, make_rows(np.zeros(20, np.int64)))
+    found, notes = mislabels.check_labels(table)
+    assert found == []
+    assert "no two classes" in notes[0]
+
+
+def test_features_that_say_nothing_are_told(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = [str(n) for n in np.arange(90) % 3]
+    table = make_table(tmp_path, labels, rng.normal(0, 1, (90, WIDTH)))
+    _, notes = mislabels.check_labels(table)
+    assert "hard for the model" in notes[0]
