@@ -73,7 +73,9 @@ def explain(
             offline=offline or None, progress=downloaded, feature_maps=True, **engine
         )
     target = None if class_ is None else cam.find_class(classifier, class_)
-    answers, rows, failed = [], [], 0
+    answers: list[dict[str, Any]] = []
+    rows: list[list[str]] = []
+    failed = 0
     found = explaining.explain(
         classifier, sources, target=target, method=method, layer=layer, score=faithfulness
     )

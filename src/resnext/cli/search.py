@@ -84,4 +84,5 @@ def _block(found: Any, printable: Any) -> str:
         [f"{one.similarity:.3f}", printable(one.label or ""), printable(one.name)]
         for one in found.neighbors
     ]
-    return printable(title) + "\n" + text.table(["similarity", "class", "picture"], rows)
+    table = text.table(["similarity", "class", "picture"], rows)
+    return f"{printable(title)}\n{table}"

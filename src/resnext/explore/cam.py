@@ -230,8 +230,7 @@ def _interpolate(
     left, top, right, bottom = box
     down = _shares(size[1], values.shape[0], top, bottom)[band]
     across = _shares(size[0], values.shape[1], left, right)
-    found: NDArray[np.float32] = down @ values @ across.T
-    return found
+    return np.asarray(down @ values @ across.T, np.float32)
 
 
 def _shares(length: int, cells: int, start: float, stop: float) -> NDArray[np.float32]:
@@ -257,4 +256,5 @@ def _blend(image_hwc: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[n
     grey = image_hwc @ np.array(_LUMA)
     opacity = _OPACITY * np.sqrt(heat)[..., None]
     mixed = (1 - opacity) * grey[..., None] + opacity * color
-    return np.rint(np.where(seen, mixed, _DIMMED * grey[..., None])).astype(np.uint8)
+    shown = np.where(seen, mixed, _DIMMED * grey[..., None])
+    return np.asarray(np.rint(shown), np.uint8)
