@@ -49,7 +49,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["predict"], ["models"], ["info"], ["cache"], ["completion"]]
+    "command", [[], ["predict"], ["models"], ["info"], ["cache"], ["check"], ["completion"]]
 )
 def test_help_has_an_example(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run([*command, "--help"]) == 0

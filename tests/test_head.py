@@ -263,3 +263,28 @@ def tiny_imagenet(
     assert [len(pictures) for pictures in found.values()] == [each] * classes
     pictures = [picture for pictures in found.values() for picture in pictures]
     return pictures, np.repeat(np.arange(classes), each)
+
+
+def test_out_of_fold_predictions_are_by_heads_that_lack_the_picture() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    rows = rng.normal(0, 1, (60, 5)) + 4 * np.eye(3, 5)[labels]
+    labels[0] = 1  # it is of class 0
+    found = head.predict_out_of_fold(rows.astype(np.float32), labels, num_classes=3)
+    assert found.logits.shape == (60, 3)
+    assert found.logits[0].argmax() == 0
+    assert (found.logits.argmax(axis=1) == labels).mean() > 0.9
+    assert found.temperature > 0
+    assert found.strength in head.STRENGTHS
+
+
+def test_out_of_fold_predictions_are_of_all_where_some_choose_the_strength(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) % 2
+    rows = (rng.normal(0, 1, (80, 4)) + 3 * labels[:, None]).astype(np.float32)
+    monkeypatch.setattr(head, "MAX_VALIDATED", 20)
+    found = head.predict_out_of_fold(rows, labels, num_classes=2)
+    assert found.logits.shape == (80, 2)
+    assert (found.logits.argmax(axis=1) == labels).mean() > 0.95

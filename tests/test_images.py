@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import io
+import struct
 import threading
 import urllib.parse
 import warnings
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -558,3 +560,31 @@ def test_addresses_that_are_none_are_refused(url: str) -> None:
 def test_nobody_there_is_an_image_error(http: Server) -> None:
     with pytest.raises(ImageError, match="cannot be fetched: no answer"):
         images.open_rgb("http://127.0.0.1:1/x.jpg")
+
+
+@pytest.mark.parametrize(
+    ("format", "mode", "expected"),
+    [
+        ("JPEG", "RGB", ("JPEG", "RGB", 8, False)),
+        ("JPEG", "CMYK", ("JPEG", "CMYK", 8, False)),
+        ("PNG", "RGBA", ("PNG", "RGBA", 8, True)),
+        ("PNG", "I;16", ("PNG", "I;16", 16, False)),
+        ("PNG", "1", ("PNG", "1", 1, False)),
+        ("TIFF", "F", ("TIFF", "F", 32, False)),
+    ],
+)
+def test_decode_says_what_the_file_says(
+    format: str, mode: str, expected: tuple[object, ...]
+) -> None:
+    content = encode(format, (9, 7), mode)
+    image, header = images.decode(content)
+    assert (header.format, header.mode, header.depth, header.alpha) == expected
+    assert (header.width, header.height, header.orientation) == (9, 7, 0)
+    assert image.tobytes() == images.open_rgb(content).tobytes()
+
+
+def test_decode_finds_16_bits_behind_a_mode_of_8() -> None:
+    header = pictures.png_chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0))
+    pixels = pictures.png_chunk(b"IDAT", zlib.compress(bytes(2 * 13)))
+    content = b"\x89PNG\r\n\x1a\n" + header + pixels + pictures.png_chunk(b"IEND", b"")
+    assert images.decode(content)[1].depth == 16

@@ -1,1 +1,1 @@
-"""What is wrong with a data set: the dataset doctor, which changes nothing."""
+"""The dataset doctor: what is wrong with pictures and labels."""

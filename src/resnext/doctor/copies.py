@@ -1,4 +1,4 @@
-"""Find copies: the same bytes, the same pixels, or nearly the same to look at.
+"""Find copies: same bytes, same pixels, or nearly the same looks.
 
 Near ones have fingerprints that differ in a few bits, and then have to agree in a small
 picture; what the network sees decides where that leaves a doubt. Copies of copies are one

@@ -1,4 +1,4 @@
-"""The whole examination: look once at every picture, then ask every question.
+"""The examination: one look at every picture, then every question.
 
 intake.take_in -> facts.gather -> checks, copies, mislabels -> findings -> page, fix list
 """

@@ -1,4 +1,4 @@
-"""What is known of each picture after one look: bytes, header, looks, features.
+"""One look at each picture: bytes, header, fingerprint, features.
 
 Every file is read once and decoded once, in threads, while the engine computes; what is
 ahead is bounded. A picture leaves 700 bytes here, and its features in the store.

@@ -1,4 +1,4 @@
-"""A 64-bit fingerprint of what a picture looks like, and who has nearly the same.
+"""Fingerprints of what pictures look like, and pairs that are near.
 
 The fingerprint says which of the 64 lowest frequencies of the grey picture are stronger than
 their median ("pHash"). Another quality or size changes a few bits; another picture, half.

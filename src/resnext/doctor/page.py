@@ -1,4 +1,4 @@
-"""One page of what was found: figures, small pictures of the suspects, sortable tables."""
+"""One page of what was found, with small pictures of the suspects."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ th[aria-sort=descending] button::after { content: " \\25BE"; }
 .gallery figure { margin: 0; font-size: .85rem; overflow-wrap: anywhere; }
 .gallery img { width: 100%; height: auto; display: block; border-radius: .35rem; }
 .gallery img + img { margin-top: .35rem; }
-.gallery + .scroll, .notice + .scroll { margin-top: 1rem; }
+.gallery + .scroll, .notice + .scroll, .scroll + .gallery { margin-top: 1rem; }
 footer { margin-top: 2.5rem; color: #4a5568; font-size: .85rem; overflow-wrap: anywhere; }
 """
 # A click on a heading sorts by it, a second one the other way.
