@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnext import Classifier, ImageError, testing
+from resnext import Classifier, testing
 from resnext.cli import app
 from resnext.explore import explain
-from resnext.explore.embedding import embed_items
 
 CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"
 
@@ -151,14 +150,6 @@ def test_embeddings_as_parquet(tiny: str, data: Path, tmp_path: Path) -> None:
 def test_an_unknown_suffix_is_refused(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["embed", str(CAT), "-m", tiny, "-o", "e.xyz"]) == 2
     assert "none of the formats npy, parquet" in capsys.readouterr().err
-
-
-def test_items_keep_their_place_among_bad_ones(tiny: str) -> None:
-    items = [("a", CAT), ("b", b"nothing"), ("c", CAT)]
-    with Classifier(tiny) as classifier:
-        found = list(embed_items(classifier, items, lambda item: item[1], batch_size=2))
-    assert [item for item, _ in found] == items
-    assert [isinstance(row, ImageError) for _, row in found] == [False, True, False]
 
 
 # --- index and search -------------------------------------------------------------------------

@@ -1,8 +1,7 @@
-"""From pictures of any layout to an index, and from an index to pictures and a page."""
+"""From pictures of any layout to the rows of an index."""
 
 from __future__ import annotations
 
-import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -10,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from resnext import Classifier, testing
-from resnext.errors import ConfigError, DatasetError, ModelFileError
-from resnext.explore import gather, lookup, sheet
-from resnext.explore.index import Index, open_index
-from resnext.sources import Source
+from resnext.errors import ConfigError, DatasetError
+from resnext.explore import gather
+from resnext.explore.index import open_index
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +25,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return testing.write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
-def make(model: Path, data: Path, place: Path, *, part: str = "train") -> Index:
-    with Classifier(model, threads=1, precision="fp32") as classifier:
-        builder = gather.Builder(classifier, str(model))
-        builder.build(place, gather.gather(str(data), part=part))
-        assert not builder.failed
-    return open_index(place)
 
 
 @pytest.mark.parametrize(("part", "count"), [("train", 18), ("val", 6), ("all", 24)])
@@ -94,52 +84,3 @@ def test_a_bad_picture_is_left_out_and_told(pictures: Path, model: Path, tmp_pat
             builder.build(tmp_path / "j", nothing)
     assert str(bad) not in open_index(tmp_path / "i").names
     assert not (tmp_path / "j").exists()
-
-
-def test_looking_up_gives_the_nearest_of_each_picture_and_names_bad_ones(
-    pictures: Path, model: Path, tmp_path: Path
-) -> None:
-    index = make(model, pictures, tmp_path / "i")
-    queries = [Source(index.names[0]), Source("absent.png"), Source(index.names[17])]
-    with Classifier(index.document.model, threads=1, precision="fp32") as classifier:
-        first, absent, last = lookup.look_up(classifier, index, queries, 4)
-        rows = classifier.embed([query.name for query in (queries[0], queries[2])])
-    expected = index.search(rows, 4)
-    for found, nearest in zip((first, last), expected, strict=True):
-        # To a random network all pictures are nearly the same: which is first may change.
-        assert len(found.neighbors) == 4
-        assert [one.similarity for one in found.neighbors] == pytest.approx(
-            [one.similarity for one in nearest], abs=1e-4
-        )
-        for one in found.neighbors:
-            assert one.label == Path(one.name).parent.name
-        assert sum(share for _, share in found.votes) <= 1 + 1e-9
-    assert absent.error == "there is no such file"
-    assert absent.to_json()["neighbors"] == []
-    assert first.to_json()["neighbors"][0]["name"] == first.neighbors[0].name
-
-
-def test_another_model_may_not_ask(pictures: Path, model: Path, tmp_path: Path) -> None:
-    index = make(model, pictures, tmp_path / "i", part="val")
-    other = testing.write_tiny_model(tmp_path / "other.safetensors", seed=1)
-    with Classifier(other) as classifier, pytest.raises(ModelFileError, match="another model"):
-        next(lookup.look_up(classifier, index, [], 1))
-
-
-def test_the_contact_sheet_shows_what_is_there_and_names_the_rest(
-    pictures: Path, model: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(pictures / "val", tmp_path / "data")
-    index = make(model, tmp_path / "data", tmp_path / "<i>.index")
-    (tmp_path / "data" / "red" / "0000.png").unlink()
-    queries = [Source(str(pictures / "val" / "red" / "0001.png")), Source("<absent>.png")]
-    with Classifier(model, threads=1, precision="fp32") as classifier:
-        results = list(lookup.look_up(classifier, index, queries, 6))
-    page = sheet.write_sheet(tmp_path / "sheet.html", index, results).read_text()
-    assert page.count("<img") == 6  # the query and five of six neighbors
-    assert page.count("<figure>") == 7
-    assert page.count("0000.png") >= 3
-    assert "&lt;absent&gt;.png: there is no such file" in page
-    assert "<absent>" not in page
-    assert "1.000" in page
-    assert not re.search(r'(src|href)="(?!data:)', page)

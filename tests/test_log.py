@@ -132,7 +132,7 @@ def test_a_terminal_sees_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("COLUMNS", "200")
     said = Terminal()
     train(tmp_path, "schedule.epochs=1", stream=said)
-    steps = [text for text in said.getvalue().split("\r\x1b[K") if "step" in text]
+    steps = [text for text in said.getvalue().split("\r\x1b[K") if "  step " in text]
     assert [text.split()[3] for text in steps] == [f"{number}/6" for number in range(1, 7)]
     assert all("images/s" in text and text.endswith(" left") for text in steps)
     assert said.getvalue().endswith("\n") or said.getvalue().endswith("\r\x1b[K")

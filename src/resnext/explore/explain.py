@@ -1,4 +1,4 @@
-"""Explain predictions: maps by any method, as overlays, arrays and numbers."""
+"""Explain predictions: maps by any method, as overlays, arrays, numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a map tells: take away or bring back the pixels it ranks highest.
+"""How much a map tells: take its highest pixels away, or bring them back.
 
 Deletion: the probability of the class as the highest-ranked pixels are replaced, a share more
 at each step; the sooner it falls, the smaller the area. Insertion: the reverse, from nothing;

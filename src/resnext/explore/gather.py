@@ -1,4 +1,4 @@
-"""The pictures to put into an index, with their labels where a layout says them."""
+"""The pictures to put into an index, with labels where a layout has them."""
 
 from __future__ import annotations
 

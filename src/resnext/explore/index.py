@@ -1,4 +1,4 @@
-"""An index on disk: the embeddings of pictures, their names, and who made them.
+"""An index on disk: embeddings of pictures, their names, who made them.
 
 One `.safetensors` file, readable by any reader of that format: `vectors` (N, D) float32 of
 length 1, `labels` (N,) int32 (-1: none), `names` (JSON, as bytes). Its metadata holds the
@@ -30,7 +30,7 @@ _MOST = 10**12  # rows: the header is as long as it would be with so many
 _MAX_HEADER = 64 << 20  # bytes, as safetensors has it
 _ALIGNMENT = 64  # bytes
 _NO_CHECKSUM = "0" * 8
-_CHUNK = 16 << 20
+_CHUNK = 1 << 20  # bytes; what is read stays in the processor's cache for its checksum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +247,7 @@ def write(path: Path, document: IndexDocument, rows: Iterable[Row]) -> int:
 
 
 def open_index(path: Path) -> Index:
-    """Open an index and check every byte of it: 0.2 s for 100,000 pictures.
+    """Open an index and check every byte of it: 0.8 s for 100,000 pictures.
 
     Raises:
         DatasetError: It is not there, no index, damaged, or of a newer version.

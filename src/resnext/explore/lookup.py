@@ -1,4 +1,4 @@
-"""Pictures to the pictures most like them, and to the class these vote for."""
+"""Pictures to the pictures most like them, and the class these vote for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contact sheet: pictures asked for, and the nearest ones beside them, as one page."""
+"""The contact sheet: pictures and the nearest to each, as one page."""
 
 from __future__ import annotations
 
