@@ -16,6 +16,7 @@ from PIL import Image
 from resnext import images, testing
 from resnext.classifier import Classifier
 from resnext.doctor import facts
+from resnext.doctor.checks import check_readable
 from resnext.doctor.facts import gather
 from resnext.doctor.intake import take_in
 from resnext.training.features import FeatureStore
@@ -121,6 +122,18 @@ def test_what_stands_behind_the_end_of_a_file_is_no_harm(format: str) -> None:
     content = buffer.getvalue()
     assert facts._has_end(content + bytes(200_000), format)
     assert not facts._has_end(content[: -2 if format == "JPEG" else -12], format)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_file_cut_anywhere_is_truncated(format: str, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.radial_gradient("L").resize((40, 40)).save(buffer, format)
+    content = buffer.getvalue()
+    cuts = sorted({*range(16, len(content) - 14, 23), 40, 100})
+    for size in cuts:
+        (tmp_path / f"{size}.{format.lower()}").write_bytes(content[:size])
+    found = check_readable(gather(take_in(tmp_path)))
+    assert [one.problem for one in found] == ["truncated"] * len(cuts)
 
 
 def test_the_end_of_a_thumbnail_is_not_that_of_the_file() -> None:

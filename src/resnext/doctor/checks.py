@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from resnext.doctor.facts import Table
+from resnext.doctor.facts import CUT, Table
 from resnext.doctor.findings import Finding
 from resnext.doctor.intake import PARTS
 from resnext.training.listing import few
@@ -58,7 +58,7 @@ def check_readable(table: Table) -> list[Finding]:
     """Find files that cannot be decoded, and those that end too early."""
     found = []
     for position, reason in sorted(table.problems.items()):
-        problem = "truncated" if reason in ("is truncated", "is empty") else "unreadable"
+        problem = "truncated" if reason in (CUT, "is empty") else "unreadable"
         found.append(about(table, position, problem, reason, "remove"))
     has_end = ["JPEG", "PNG"]
     cut = table["readable"] & np.isin(table["format"], has_end) & ~table["ended"]

@@ -21,10 +21,11 @@ from resnext.doctor import hashes
 from resnext.doctor.intake import Intake
 from resnext.errors import ImageError
 from resnext.preprocess import PreprocessSpec
-from resnext.sources import Header
+from resnext.sources import SIGNATURE_LENGTH, Header, sniff
 from resnext.training.features import FeatureStore
 from resnext.training.listing import Entry
 
+CUT = "is truncated"  # as `images` says
 THUMBNAIL = 12  # px a side
 
 _PIXELS = 0xDA  # the marker before them in a JPEG
@@ -163,7 +164,9 @@ def look(
             seen = image if upright else images.open_rgb(content, orientation="ignore")
             found.prepared = preprocess.apply(seen, spec)
     except ImageError as error:
-        found.problem = error.reason
+        # Cut so short that the header is damaged, it is truncated all the same.
+        format = sniff(content[:SIGNATURE_LENGTH])
+        found.problem = error.reason if format is None or _has_end(content, format) else CUT
         found.record = {}
     return found
 
