@@ -23,6 +23,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(testing.write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.safetensors"))
 
 
+@pytest.fixture(autouse=True)
+def _shared_cache(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tests of this file compile the network once."""
+    monkeypatch.setenv("RESNEXT_HOME", str(Path(tiny).with_name("home")))
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     folder = testing.write_pictures(tmp_path / "data", per_class=3)
@@ -189,7 +195,8 @@ def test_what_search_refuses(
     assert "no such file" in capsys.readouterr().err
     (data / "red" / "bad.png").unlink()
     assert app.run(["index", str(data), "-m", tiny, "-o", str(place)]) == 0
-    assert app.run(["search", str(CAT), "--index", str(place), "-m", "starter"]) == 4
+    other = str(testing.write_tiny_model(tmp_path / "other.safetensors", seed=1))
+    assert app.run(["search", str(CAT), "--index", str(place), "-m", other]) == 4
     assert "made by another model" in capsys.readouterr().err
     assert app.run(["search", str(CAT), "--index", str(place), "--temperature", "0"]) == 2
     assert app.run(["index", str(tmp_path / "absent"), "-m", tiny, "-o", str(place)]) == 3

@@ -166,9 +166,9 @@ def test_rows_that_stop_coming_leave_the_old_one(path: Path) -> None:
 
 def test_another_model_or_preprocessing_is_refused(tmp_path: Path) -> None:
     with (
-        Classifier(testing.write_tiny_model(tmp_path / "a.safetensors")) as first,
-        Classifier(testing.write_tiny_model(tmp_path / "b.safetensors", seed=1)) as second,
-        Classifier(testing.write_tiny_model(tmp_path / "c.safetensors", input_size=40)) as third,
+        uncompiled(tmp_path / "a.safetensors") as first,
+        uncompiled(tmp_path / "b.safetensors", seed=1) as second,
+        uncompiled(tmp_path / "c.safetensors", input_size=40) as third,
     ):
         document = index.describe(first, model="a.safetensors")
         vector = np.ones(document.embedding_size, np.float32)
@@ -178,6 +178,12 @@ def test_another_model_or_preprocessing_is_refused(tmp_path: Path) -> None:
         for other in (second, third):
             with pytest.raises(ModelFileError, match=r"made by another model, a\.safetensors"):
                 opened.check(other)
+
+
+def uncompiled(path: Path, **options: Any) -> Classifier:
+    """Open a tiny model without the time that compiling it takes."""
+    model = testing.write_tiny_model(path, **options)
+    return Classifier(model, engine=testing.ConstantEngine([0.0, 1.0]))
 
 
 def _fields() -> dict[str, Any]:

@@ -28,6 +28,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return testing.write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
+@pytest.fixture(autouse=True)
+def _shared_cache(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the tests of this file compile the network once."""
+    monkeypatch.setenv("RESNEXT_HOME", str(model.with_name("home")))
+
+
 def make(model: Path, data: Path, place: Path, *, part: str = "train") -> Index:
     with Classifier(model, threads=1, precision="fp32") as classifier:
         builder = gather.Builder(classifier, str(model))
@@ -62,7 +68,10 @@ def test_looking_up_gives_the_nearest_of_each_picture_and_names_bad_ones(
 def test_another_model_may_not_ask(pictures: Path, model: Path, tmp_path: Path) -> None:
     index = make(model, pictures, tmp_path / "i", part="val")
     other = testing.write_tiny_model(tmp_path / "other.safetensors", seed=1)
-    with Classifier(other) as classifier, pytest.raises(ModelFileError, match="another model"):
+    with (
+        Classifier(other, engine=testing.ConstantEngine([0.0, 1.0])) as classifier,
+        pytest.raises(ModelFileError, match="another model"),
+    ):
         next(lookup.look_up(classifier, index, [], 1))
 
 
