@@ -425,3 +425,21 @@ def test_the_starter_reaches_its_published_accuracy(shared_data: Path) -> None:
             agreement = (engine.run(batch).logits.argmax(axis=1) == order[:, 0]).mean()
         print(f"bf16 agrees with fp32 on {100 * agreement:.2f} % of top-1")  # pytest -s
         assert agreement >= 0.995
+
+
+def test_a_signal_is_survived_whatever_order_engines_end_in() -> None:
+    """Two runtimes that ended as they began left the thread without a stack for signals."""
+    code = """
+import signal
+from resnext import Classifier
+first, second = Classifier("starter"), Classifier("starter")
+for classifier in (first, second):
+    classifier("examples/cat.jpg")
+del classifier, first
+del second
+signal.signal(signal.SIGTERM, lambda number, frame: print("heard"))
+signal.raise_signal(signal.SIGTERM)
+"""
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr

@@ -12,6 +12,7 @@ import importlib
 import io
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -81,6 +82,10 @@ def _import_openvino() -> Any:
 ov = _import_openvino()
 
 
+_core_lock = threading.Lock()
+_cores: list[Any] = []  # none, or the one
+
+
 class OpenVINOEngine(AbstractEngine):
     """One network on this machine's processor.
 
@@ -105,7 +110,7 @@ class OpenVINOEngine(AbstractEngine):
         threads: int | None = None,
         cache: Path | None = None,
     ) -> None:
-        core = ov.Core()
+        core = _open_core()
         chosen = _choose_precision(core, precision, cache)
         super().__init__(source.signature, precision=chosen, best_batch_size=BEST_BATCH_SIZE)
         settings = {**_SETTINGS, **_PRECISION_SETTINGS[chosen]}
@@ -172,6 +177,19 @@ class OpenVINOEngine(AbstractEngine):
     def _release(self) -> None:
         self._request = None
         self._blob = None
+
+
+def _open_core() -> Any:
+    """Return the runtime: one for the whole process, and until its end.
+
+    The runtime gives the thread that opens it a stack for signals, large enough for AMX, and
+    puts the one before it back when it is taken down. Two that end in the order in which
+    they began leave a thread with a stack that is gone, and the next signal is its end.
+    """
+    with _core_lock:
+        if not _cores:
+            _cores.append(ov.Core())
+        return _cores[0]
 
 
 def _describe_machine(core: Any) -> dict[str, Any]:
