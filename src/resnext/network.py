@@ -65,7 +65,7 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C', H', W'); anti-aliased, H and W must be even."""
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            if self.antialias and not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+            if self.antialias:
                 _check_even(x.shape[2], x.shape[3])
         shortcut = x
         x = self.relu(self.bn1(self.conv1(x)))
@@ -365,6 +365,8 @@ class ResNeXtFeatures(ResNeXt):
 
 def _check_even(height: int, width: int) -> None:
     """Refuse an odd map: body and shortcut would round its half differently, as timm's do."""
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return
     if height % 2 or width % 2:
         raise ConfigError(
             f"an anti-aliased network halves a feature map of {height}x{width}; expected even"
