@@ -13,10 +13,16 @@ def software(*packages: str) -> str:
         >>> software("numpy", "no-such-package").count(",")
         1
     """
-    versions = [f"python {platform.python_version()}"]
+    found = versions(*packages)
+    return ", ".join(f"{name} {version}" for name, version in found.items() if version)
+
+
+def versions(*packages: str) -> dict[str, str | None]:
+    """Return the versions of Python and of packages, None for what is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
     for name in packages:
         try:
-            versions.append(f"{name} {metadata.version(name)}")
+            found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            continue
-    return ", ".join(versions)
+            found[name] = None
+    return found

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from resnext.cli import progress, text
-from resnext.cli.complete import complete, complete_model
+from resnext.cli.complete import complete_model
+from resnext.cli.options import engine_options
 
 FOUND, PAGE, FIXES = 3, "report.html", "fixes.jsonl"
 
@@ -30,13 +31,7 @@ FOUND, PAGE, FIXES = 3, "report.html", "fixes.jsonl"
               help="Leave out a kind of problem, such as tiny; may be repeated.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
               help="Of the folds in which labels are judged.")  # fmt: skip
-@click.option("--engine", default="auto", show_default=True,
-              shell_complete=complete("auto openvino onnxruntime torch"),
-              help="auto, openvino, onnxruntime or torch.")  # fmt: skip
-@click.option("--precision", default="auto", show_default=True,
-              shell_complete=complete("auto bf16 fp32"), help="auto, bf16 or fp32.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all.")
-@click.option("--offline", is_flag=True, help="Never touch the network.")
+@engine_options
 @click.option("--json", "as_json", is_flag=True, help="The summary as one line of JSON.")
 def check(*, data: str, output: Path | None, as_json: bool, **options: Any) -> int:
     """Find what is wrong with a data set; nothing in it is changed.

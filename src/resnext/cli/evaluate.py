@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from resnext.cli import progress, text
-from resnext.cli.complete import complete, complete_model
+from resnext.cli.complete import complete_model
+from resnext.cli.options import engine_options
 
 INPUT_FAILED = 3
 
@@ -33,14 +34,7 @@ INPUT_FAILED = 3
               help="Index to show the nearest pictures of, beside mistakes.")  # fmt: skip
 @click.option("--calibrate", type=click.Path(path_type=Path), metavar="FILE",
               help="Write the model with temperature and threshold that suit.")  # fmt: skip
-@click.option("--engine", default="auto", show_default=True,
-              shell_complete=complete("auto openvino onnxruntime torch"),
-              help="auto, openvino, onnxruntime or torch.")  # fmt: skip
-@click.option("--precision", default="auto", show_default=True,
-              shell_complete=complete("auto bf16 fp32"),
-              help="auto, bf16 or fp32 (exact).")  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all.")
-@click.option("--offline", is_flag=True, help="Never touch the network.")
+@engine_options
 @click.option("--force", is_flag=True, help="Replace another run, or FILE, if it is there.")
 @click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
 def evaluate(

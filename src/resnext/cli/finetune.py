@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from resnext.cli import progress, text
-from resnext.cli.complete import complete, complete_model
+from resnext.cli.complete import complete_model
+from resnext.cli.options import engine_options
 
 INPUT_FAILED = 3
 
@@ -35,13 +36,7 @@ INPUT_FAILED = 3
               help="Of what is drawn at random.  [default: 0]")  # fmt: skip
 @click.option("--class-weights", type=click.Choice(["none", "balanced"]),
               help="balanced: rare classes count as much.  [default: none]")  # fmt: skip
-@click.option("--engine", default="auto", show_default=True,
-              shell_complete=complete("auto openvino onnxruntime torch"),
-              help="auto, openvino, onnxruntime or torch.")  # fmt: skip
-@click.option("--precision", default="auto", show_default=True,
-              shell_complete=complete("auto bf16 fp32"), help="auto, bf16 or fp32.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all.")
-@click.option("--offline", is_flag=True, help="Never touch the network.")
+@engine_options
 @click.option("--force", is_flag=True, help="Replace the output if it is there.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as one line of JSON.")
 def finetune(

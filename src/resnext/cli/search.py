@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from resnext.cli import progress, text
-from resnext.cli.complete import complete, complete_model
+from resnext.cli.complete import complete_model
+from resnext.cli.options import engine_options
 
 INPUT_FAILED = 3
 
@@ -29,13 +30,7 @@ INPUT_FAILED = 3
               show_default=True, help="Of the vote; small: the nearest decides.")  # fmt: skip
 @click.option("--html", type=click.Path(path_type=Path), help="Also write a contact sheet.")
 @click.option("--json", "as_json", is_flag=True, help="The answers as JSON.")
-@click.option("--engine", default="auto", show_default=True,
-              shell_complete=complete("auto openvino onnxruntime torch"),
-              help="auto, openvino, onnxruntime or torch.")  # fmt: skip
-@click.option("--precision", default="auto", show_default=True,
-              shell_complete=complete("auto bf16 fp32"), help="auto, bf16 or fp32.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all.")
-@click.option("--offline", is_flag=True, help="Never touch the network.")
+@engine_options
 def search(
     *,
     queries: tuple[str, ...],

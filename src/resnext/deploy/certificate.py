@@ -7,7 +7,6 @@ record and no signature: whoever can write the file can change it.
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import json
 import os
 import platform
@@ -20,6 +19,7 @@ from resnext import modelfile
 from resnext.deploy.parity import TOLERANCES, Report
 from resnext.errors import ParityError
 from resnext.files import atomic
+from resnext.provenance import versions
 from resnext.weights import LocalModel
 
 KIND, VERSION = "resnext parity certificate", 1
@@ -200,13 +200,7 @@ def machine() -> dict[str, Any]:
 
 def software() -> dict[str, str | None]:
     """Return the versions of what takes part; None for what is not installed."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for name in SOFTWARE:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
+    return versions(*SOFTWARE)
 
 
 def _cpuinfo() -> dict[str, str]:

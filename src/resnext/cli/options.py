@@ -1,0 +1,27 @@
+"""Options that several commands share: what computes, and how."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from resnext.cli.complete import complete
+
+
+def engine_options(command: Any) -> Any:
+    """Add `--engine`, `--precision`, `--threads` and `--offline`, in this order."""
+    options = (
+        click.option("--engine", default="auto", show_default=True,
+                     shell_complete=complete("auto openvino onnxruntime torch"),
+                     help="auto, openvino, onnxruntime or torch."),
+        click.option("--precision", default="auto", show_default=True,
+                     shell_complete=complete("auto bf16 fp32"),
+                     help="auto, bf16 or fp32 (exact)."),
+        click.option("--threads", type=click.IntRange(min=1),
+                     help="CPU threads; default: all."),
+        click.option("--offline", is_flag=True, help="Never touch the network."),
+    )  # fmt: skip
+    for option in reversed(options):  # as decorators, the last is added first
+        command = option(command)
+    return command
