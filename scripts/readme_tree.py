@@ -46,8 +46,8 @@ evaluation.report evaluation.compare evaluation.versus
 doctor doctor.intake doctor.hashes doctor.facts doctor.findings doctor.checks doctor.copies
 doctor.mislabels doctor.examination doctor.page
 __init__
-cli cli.text cli.progress cli.complete cli.options cli.models cli.predict cli.info cli.convert cli.finetune
-cli.recipes cli.train cli.check cli.cache
+cli cli.text cli.progress cli.complete cli.options cli.models cli.predict cli.info cli.convert
+cli.finetune cli.recipes cli.train cli.check cli.cache
 cli.explain cli.embed cli.index cli.search cli.evaluate cli.compare cli.verify
 cli.app
 __main__
