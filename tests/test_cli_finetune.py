@@ -144,6 +144,8 @@ def test_options_that_are_not_given_are_those_the_file_was_made_with(
         (["photos", "--val-share", "1"], 2, "--val-share"),
         (["photos", "--seed", "-1"], 2, "--seed"),
         (["photos", "--class-weights", "some"], 2, "--class-weights"),
+        (["photos", "--lr", "auto"], 2, "--lr and --set change how all layers learn"),
+        (["photos", "--set", "optim.lr=1"], 2, "--lr and --set change how all layers learn"),
     ],
 )
 def test_mistakes_are_named(
@@ -174,6 +176,14 @@ def test_without_scikit_learn_the_extra_is_named(
     assert "pip install 'resnext[finetune]'" in capsys.readouterr().err
 
 
+def test_one_of_several_processes_says_so(
+    photos: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run(photos, "-o", tmp_path / "a.safetensors", tiny=tiny) == 2
+    assert "is fitted by one process" in capsys.readouterr().err
+
+
 def test_without_torch_only_the_head_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command.importlib.util, "find_spec", lambda _name: None)
     assert not command._has_cuda()
@@ -200,6 +210,14 @@ def test_full_goes_to_the_trainer(
     assert app.run(arguments) == 0
     assert json.loads(capsys.readouterr().out) == {"file": str(path)}
     assert (given["data"], given["output"], given["seed"]) == (str(photos), path, 4)
+    assert (given["settings"], given["find_lr"]) == ([], False)
+    arguments.remove("--full")  # settings are for all layers only
+    assert app.run([*arguments, "--lr", "0.2", "--set", "loss.teacher=big"]) == 0
+    assert (given["settings"], given["find_lr"]) == (["optim.lr=0.2", "loss.teacher=big"], False)
+    assert app.run([*arguments, "--lr", "auto"]) == 0
+    assert (given["settings"], given["find_lr"]) == ([], True)
+    arguments.append("--full")
+    capsys.readouterr()
     assert app.run([*arguments, "--add-class", "a", "b"]) == 2
     assert "--full needs DATA" in capsys.readouterr().err
     assert app.run([*arguments, "--engine", "openvino"]) == 2
@@ -211,5 +229,5 @@ def test_full_goes_to_the_trainer(
 def test_the_options_do_not_grow_unseen() -> None:
     assert [option.name for option in command.finetune.params] == [
         "data", "output", "model", "head_only", "added", "val_share", "seed", "class_weights",
-        "engine", "precision", "threads", "offline", "force", "as_json",
+        "lr", "settings", "engine", "precision", "threads", "offline", "force", "as_json",
     ]  # fmt: skip

@@ -262,6 +262,16 @@ def test_a_class_that_cannot_be_read_at_all_is_an_error(pictures: Path) -> None:
         opened.without(reds)
     emptied = opened.without([Problem(name, "") for name in _names(opened.val)])
     assert emptied.val is None and emptied.split["val"] is None
+    assert emptied.notes[-1] == "no picture to validate on can be read"
+
+
+def test_a_class_that_loses_its_last_picture_to_validate_on_is_told(pictures: Path) -> None:
+    opened = open_data(pictures)
+    reds = [Problem(name, "") for name in _names(opened.val) if name.startswith("red/")]
+    assert opened.without(reds[:-1]).notes == opened.notes
+    left = opened.without(reds)
+    assert left.notes[-1] == "no picture to validate on can be read of: red"
+    assert left.val is not None and _by_class(left.val)["red"] == 0
 
 
 def _data_of(*labels: tuple[int, ...]) -> SampleSet:

@@ -39,6 +39,9 @@ def test_a_full_disk_is_named_with_the_space_left(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"out\.bin: the disk is full \([\d.]+ MB free\)"):
         with files.atomic(target):
             raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OutputError, match=r"the disk is full \([\d.]+ MB free, 5.0 MB needed\)"):
+        with files.atomic(target, size=5_000_000):
+            raise OSError(errno.ENOSPC, "No space left on device")
     assert target.read_bytes() == b"old"
 
 

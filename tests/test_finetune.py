@@ -188,6 +188,8 @@ def test_a_class_is_added_without_the_pictures_of_the_others(
             added=[("rose", folder / "red")],
         )
     assert third.document.labels.class_names[-2:] == ("pink", "rose")
+    assert more.notes == ()
+    assert third.notes == ("15 pictures are the same in red and rose",)
 
 
 def test_a_class_beside_the_data_is_as_one_more_folder(

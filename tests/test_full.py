@@ -60,6 +60,7 @@ def test_a_run_leaves_a_model_that_works(
     said = capsys.readouterr().err
     assert "note: 2 files are no pictures\n" in said
     assert "no longer promised" in said
+    assert "77.618 % top-1 was published for this recipe, not for this run's settings" in said
     document, _ = modelfile.verify(outcome.model)
     assert document.provenance["deviations"] == list(outcome.deviations)
     assert document.metrics == outcome.metrics

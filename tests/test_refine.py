@@ -64,6 +64,27 @@ def test_a_model_for_other_classes_comes_out(tiny: str, pictures: Path, tmp_path
     assert tuned.to_json()["metrics"] == document.metrics
 
 
+def test_settings_reach_the_run(
+    tiny: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, object] = {}
+
+    def run(_data: object, config: TrainConfig, _folder: Path, **options: object) -> object:
+        given.update(options, loss=config.loss, lr=config.optim.lr)
+        raise refine.Stopped(3)
+
+    monkeypatch.setattr(refine.full, "run", run)
+    settings = ("loss.teacher=big", "optim.lr=0.3")
+    with pytest.raises(refine.Stopped):
+        refine.tune_all(
+            str(pictures), tmp_path / "a.safetensors", model=tiny, settings=settings, find_lr=True
+        )
+    loss = given["loss"]
+    assert isinstance(loss, LossConfig)
+    assert (loss.teacher, loss.distill_weight) == ("big", 0.5)
+    assert (given["lr"], given["find_lr"]) == (0.3, True)
+
+
 def test_a_file_that_is_there_stays(tiny: str, pictures: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     path.write_bytes(b"precious")

@@ -126,7 +126,7 @@ def test_parts_on_the_processor(
     assert search.find_parts(run) == parts
 
 
-def memory_for(monkeypatch: Any, pictures: int) -> list[int]:
+def memory_for(monkeypatch: Any, pictures: int, error: str = "CUDA out of memory") -> list[int]:
     """Let a step with more pictures in a part run out of memory; return the parts tried."""
     tried: list[int] = []
 
@@ -135,7 +135,7 @@ def memory_for(monkeypatch: Any, pictures: int) -> list[int]:
         parts = run.config.optim.grad_accum_steps
         tried.append(parts)
         if math.ceil(len(pixels) / parts) > pictures:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise (torch.OutOfMemoryError if "out of" in error else RuntimeError)(error)
         return 1.0
 
     monkeypatch.setattr(search, "train_step", step)
@@ -155,6 +155,22 @@ def test_parts_on_a_device_are_as_few_as_fit(
     assert search.find_parts(run) == parts
     assert tried[-1] == parts
     assert sorted(tried) == tried
+
+
+def test_what_the_libraries_below_say_is_understood(monkeypatch: Any) -> None:
+    memory_for(monkeypatch, 12, "cuBLAS error: CUBLAS_STATUS_ALLOC_FAILED when calling")
+    assert search.find_parts(runs.make("optim.batch_size=24", processes=CUDA)) == 2
+    memory_for(monkeypatch, 12, "an illegal memory access was encountered")
+    with pytest.raises(RuntimeError, match="illegal"):
+        search.find_parts(runs.make("optim.batch_size=24", processes=CUDA))
+
+
+def test_the_mean_is_there_when_memory_is_tried(monkeypatch: Any) -> None:
+    memory_for(monkeypatch, 24)
+    kept: list[float] = []
+    monkeypatch.setattr(search, "start", lambda run: kept.append(run.config.ema.decay))
+    search.find_parts(runs.make("optim.batch_size=24", "ema.decay=0.99", processes=CUDA))
+    assert kept == [0.99]
 
 
 def test_a_picture_that_does_not_fit_is_an_error(monkeypatch: Any) -> None:

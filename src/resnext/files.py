@@ -19,13 +19,14 @@ from resnext.errors import OutputError
 
 
 @contextlib.contextmanager
-def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic(path: str | os.PathLike[str], *, size: int | None = None) -> Iterator[BinaryIO]:
     """Open a temporary file that takes the name `path` when the block ends well.
 
     On any exception the temporary file is removed and `path` is left as it was.
 
     Args:
         path: The final name; its folder must exist.
+        size: Bytes that will be written, where that is known: said when the disk is full.
 
     Raises:
         OutputError: The folder is missing, not writable or full.
@@ -45,7 +46,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         _remove(temporary)
         if isinstance(error, OutputError):
             raise
-        raise output_error(target, error) from error
+        raise output_error(target, error, needed=size) from error
     except BaseException:
         _remove(temporary)
         raise

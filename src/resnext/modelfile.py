@@ -248,7 +248,7 @@ def write(
     digest = hashlib.sha256(content).hexdigest()
     start, end = _hash_span(content)
     content[start:end] = digest.encode()
-    with atomic(path) as file:
+    with atomic(path, size=len(content)) as file:
         file.write(content)
     return digest
 

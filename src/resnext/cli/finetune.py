@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,9 @@ INPUT_FAILED = 3
               help="Of what is drawn at random.  [default: 0]")  # fmt: skip
 @click.option("--class-weights", type=click.Choice(["none", "balanced"]),
               help="balanced: rare classes count as much.  [default: none]")  # fmt: skip
+@click.option("--lr", help="With --full: learning rate at batch 256, or auto to find it.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+              help="With --full: change any number of the recipe `finetune`.")  # fmt: skip
 @engine_options
 @click.option("--force", is_flag=True, help="Replace the output if it is there.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as one line of JSON.")
@@ -51,8 +55,9 @@ def finetune(
     """
     from resnext.results.formats import printable
 
-    if head_only is None:  # a class is added to a head only
-        head_only = data is None or bool(options["added"]) or not _has_cuda()
+    if head_only is None:  # a class is added to a head only, which has no settings
+        for_all = bool(options["settings"] or options["lr"])
+        head_only = not for_all and (data is None or bool(options["added"]) or not _has_cuda())
     given = {key: value for key, value in options.items() if value is not None}
     tuned = (_tune_head if head_only else _tune_all)(data, output, **given)
     for problem in tuned.problems:
@@ -62,11 +67,26 @@ def finetune(
 
 
 def _tune_head(
-    data: str | None, output: Path, *, force: bool, offline: bool, **options: Any
+    data: str | None,
+    output: Path,
+    *,
+    force: bool,
+    offline: bool,
+    settings: tuple[str, ...],
+    lr: str | None = None,
+    **options: Any,
 ) -> Any:
     import resnext
-    from resnext.errors import import_extra
+    from resnext.errors import ConfigError, import_extra
     from resnext.results.formats import printable
+
+    if settings or lr:
+        raise ConfigError("--lr and --set change how all layers learn", hint="--full")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "a last layer is fitted by one process, and torchrun started several",
+            hint="run `resnext finetune` itself, or --full",
+        )
 
     tuning = import_extra("resnext.training.finetune", extra="finetune")
     from resnext.training.data import open_data
@@ -81,11 +101,21 @@ def _tune_head(
     with progress.download_bar() as downloaded:
         classifier = resnext.Classifier(offline=offline or None, progress=downloaded, **options)
     with classifier, progress.count_bar() as counted:
-        return tuning.tune_head(classifier, opened, output, progress=counted, **fit)
+        tuned = tuning.tune_head(classifier, opened, output, progress=counted, **fit)
+    for note in tuned.notes:
+        print(printable(f"note: {note}"), file=sys.stderr)
+    return tuned
 
 
 def _tune_all(
-    data: str | None, output: Path, *, added: tuple[Any, ...], engine: str, **options: Any
+    data: str | None,
+    output: Path,
+    *,
+    added: tuple[Any, ...],
+    engine: str,
+    lr: str | None = None,
+    settings: tuple[str, ...],
+    **options: Any,
 ) -> Any:
     from resnext.errors import ConfigError, import_extra
 
@@ -95,7 +125,10 @@ def _tune_all(
         raise ConfigError(f"--engine is {engine}; expected torch, which --full computes with")
     refine = import_extra("resnext.training.refine", extra="train")
     try:
-        return refine.tune_all(data, output, **options)
+        changes = [] if lr in (None, "auto") else [f"optim.lr={lr}"]
+        return refine.tune_all(
+            data, output, settings=[*changes, *settings], find_lr=lr == "auto", **options
+        )
     except refine.Stopped as stopped:
         print(f"{stopped}; the same command goes on from there", file=sys.stderr)
         raise click.exceptions.Exit(stopped.exit_code) from stopped

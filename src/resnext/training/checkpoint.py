@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from resnext.errors import ModelFileError, OutputError
+from resnext.errors import ModelFileError
 from resnext.files import atomic, output_error
 
 _NAME = re.compile(r"step-(\d{8,})\.ckpt")
@@ -66,15 +66,9 @@ def save(folder: Path, step: int, state: State, *, keep: int = 2) -> Path:
 
 
 def _write(path: Path, content: memoryview) -> None:
-    try:
-        with atomic(path) as file:
-            file.write(content)
-            file.write(_MARK + hashlib.sha256(content).hexdigest().encode())
-    except OutputError as error:
-        if not isinstance(error.__cause__, OSError):
-            raise
-        needed = len(content) + _TAIL
-        raise output_error(path, error.__cause__, needed=needed) from error.__cause__
+    with atomic(path, size=len(content) + _TAIL) as file:
+        file.write(content)
+        file.write(_MARK + hashlib.sha256(content).hexdigest().encode())
 
 
 def found(folder: Path) -> list[Path]:

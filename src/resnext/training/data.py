@@ -87,7 +87,7 @@ class Data:
             train=train,
             val=val,
             split={**self.split, "train": _describe(train), "val": _describe(val)},
-            notes=self.notes,
+            notes=self.notes + _notes_on_lost(self.val, val),
         )
 
 
@@ -226,6 +226,17 @@ def _class_names(
 
 def _count_copies(same: Sequence[int]) -> int:
     return sum(first != number for number, first in enumerate(same))
+
+
+def _notes_on_lost(before: SampleSet | None, after: SampleSet | None) -> tuple[str, ...]:
+    """Say which classes have lost their last picture to validate on."""
+    if before is None:
+        return ()
+    if after is None:
+        return ("no picture to validate on can be read",)
+    pairs = zip(before.labels.class_names, before.counts, after.counts, strict=True)
+    lost = [name for name, count, left in pairs if count and not left]
+    return (f"no picture to validate on can be read of: {few(lost)}",) if lost else ()
 
 
 def _notes_on_leaks(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,6 +46,7 @@ class Tuned:
         sha256: What it states of itself.
         document: What it says.
         problems: Pictures that could not be read, and were left out.
+        notes: What one should know of the pictures; one sentence each.
         num_train: Pictures that were learned from.
         num_held_out: Pictures that were kept to measure on.
         num_computed: Pictures whose features were not in the cache.
@@ -56,6 +57,7 @@ class Tuned:
     sha256: str
     document: ModelDocument
     problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
     num_train: int
     num_held_out: int
     num_computed: int
@@ -95,6 +97,7 @@ class Tuned:
             "temperature": self.document.temperature,
             "reject_threshold": self.document.reject_threshold,
             "left_out": [{"source": one.name, "error": one.reason} for one in self.problems],
+            "notes": list(self.notes),
             "seconds": round(self.seconds, 3),
         }
 
@@ -230,6 +233,7 @@ def tune_head(
         sha256=modelfile.write(path, document, tensors, dtype=dtype),
         document=document,
         problems=extraction.problems,
+        notes=_notes_on_copies(table, task.labels) if added else (),
         num_train=int((~table.held_out).sum()),
         num_held_out=int(table.held_out.sum()),
         num_computed=extraction.num_computed,
@@ -348,6 +352,18 @@ def _join(task: _Task, extraction: Extraction) -> FeatureTable:
         rows=extraction.rows,
         labels=labels[extraction.kept],
         held_out=held_out[extraction.kept],
+    )
+
+
+def _notes_on_copies(table: FeatureTable, labels: Labels) -> tuple[str, ...]:
+    """Say which classes share pictures; `open_data` said so of the data's own."""
+    of_picture: dict[bytes, set[int]] = defaultdict(set)
+    for key, label in zip(table.keys, table.labels.tolist(), strict=True):
+        of_picture[key].add(label)
+    shared = Counter(tuple(sorted(found)) for found in of_picture.values() if len(found) > 1)
+    return tuple(
+        f"{count} pictures are the same in {' and '.join(labels.class_names[i] for i in classes)}"
+        for classes, count in sorted(shared.items())
     )
 
 

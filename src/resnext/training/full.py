@@ -15,7 +15,16 @@ import torch
 
 from resnext import arch, modelfile, weights
 from resnext.errors import ConfigError, TrainingError
-from resnext.training import augment, checkpoint, loop, recipes, records, report, search
+from resnext.training import (
+    augment,
+    checkpoint,
+    loop,
+    recipes,
+    records,
+    registry,
+    report,
+    search,
+)
 from resnext.training.config import TrainConfig
 from resnext.training.data import Data
 from resnext.training.dist import Processes
@@ -341,6 +350,9 @@ def _finish(
         if promised is not None:
             notes.say(f"the recipe promises {promised:g} % top-1; this run reached"
                       f" {metrics.get('top1', math.nan):.2f} %")  # fmt: skip
+        elif (number := registry.published(this.config)) is not None and "top1" in metrics:
+            notes.say(f"{number:g} % top-1 was published for this recipe, not for this run's"
+                      f" settings; this run reached {metrics['top1']:.2f} %")  # fmt: skip
     return Outcome(
         folder=folder,
         model=path,

@@ -81,6 +81,7 @@ def tune_all(
     *,
     model: str = "starter",
     settings: Sequence[str] = (),
+    find_lr: bool = False,
     val_share: float = 0.2,
     seed: int = 0,
     class_weights: Literal["none", "balanced"] = "none",
@@ -95,7 +96,9 @@ def tune_all(
         data: What `open_data` takes.
         path: The file to write; the run's folder is beside it.
         model: What to start from.
-        settings: Changes to the recipe `finetune`, such as `schedule.epochs=5`.
+        settings: Changes to the recipe `finetune`, such as `schedule.epochs=5`; with
+            `loss.teacher=resnext101_64x4d`, a bigger model is learned from too.
+        find_lr: Find the learning rate by a sweep instead of taking the recipe's.
         val_share: Share of the pictures to validate on, where the data has no such part.
         seed: Of what is drawn at random.
         class_weights: "balanced" counts rare classes as much as others.
@@ -120,7 +123,10 @@ def tune_all(
     with joined() as processes:
         config = make_config(model, opened, precision=precision, device=processes.device)
         changes = [f"seed={seed}", f"loss.class_weights={class_weights}", *settings]
-        outcome = _run(opened, config.override(changes), path, processes)
+        config = config.override(changes)
+        if config.loss.teacher:
+            config = config.taught_by(config.loss.teacher)
+        outcome = _run(opened, config, path, processes, find_lr=find_lr)
     return Refined(
         path=path, outcome=outcome, problems=outcome.left_out, seconds=time.monotonic() - started
     )
@@ -171,8 +177,11 @@ def make_config(
     ).override([f"precision={precision}"])
 
 
-def _run(data: Data, config: TrainConfig, path: Path, processes: Processes) -> Outcome:
-    outcome = full.run(data, config, path.with_suffix(FOLDER), processes=processes)
+def _run(
+    data: Data, config: TrainConfig, path: Path, processes: Processes, *, find_lr: bool
+) -> Outcome:
+    folder = path.with_suffix(FOLDER)
+    outcome = full.run(data, config, folder, find_lr=find_lr, processes=processes)
     if processes.is_first:
         with atomic(path) as file:
             file.write(outcome.model.read_bytes())

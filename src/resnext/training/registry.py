@@ -221,6 +221,12 @@ def promised(config: TrainConfig) -> float | None:
     return None if found is None else found.expected.get(config.model.architecture)
 
 
+def published(config: TrainConfig) -> float | None:
+    """Return the top-1 in percent that is known of a run's recipe, promised or not."""
+    found = _RECIPES.get(config.recipe)
+    return None if found is None else found.numbers.get(config.model.architecture)
+
+
 def deviations(
     config: TrainConfig,
     *,

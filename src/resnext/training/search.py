@@ -31,6 +31,7 @@ _SMOOTHING = 0.9  # share of the old mean of the loss that stays
 _WINDOW = 4  # steps before and after that a slope is taken over: single ones are noise
 _BLOWN_UP = 4.0  # times the lowest loss
 _SAFE = 0.1  # of the rate at which the loss blows up
+_NO_MEMORY = ("out of memory", "ALLOC_FAILED")  # in the message of an error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,10 +153,14 @@ def _fits(run: Run, share: int, parts: int) -> bool:
     """Tell whether there is memory enough for steps of a network that is thrown away."""
     trial = _alone(run)
     optim = replace(trial.config.optim, grad_accum_steps=parts)
+    # The mean is a second network, which takes its memory too.
+    config = replace(trial.config, optim=optim, ema=run.config.ema)
     try:
-        _try_steps(replace(trial, config=replace(trial.config, optim=optim)), share)
+        _try_steps(replace(trial, config=config), share)
         fits = True
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:  # cuDNN and cuBLAS have words of their own for it
+        if not any(words in str(error) for words in _NO_MEMORY):
+            raise
         fits = False
     if run.processes.device.type == "cuda":
         torch.cuda.empty_cache()
