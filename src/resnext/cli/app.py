@@ -21,6 +21,7 @@ from resnext.cli.convert import convert
 from resnext.cli.embed import embed
 from resnext.cli.evaluate import evaluate
 from resnext.cli.explain import explain
+from resnext.cli.export import export
 from resnext.cli.finetune import finetune
 from resnext.cli.index import index
 from resnext.cli.info import info
@@ -152,6 +153,6 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 for command in (
     predict, explain, embed, index, search, finetune, train, recipes, evaluate, compare, check,
-    verify, models, info, convert, cache,
+    verify, models, info, convert, export, cache,
 ):  # fmt: skip
     app.add_command(command)

@@ -179,6 +179,40 @@ class OpenVINOEngine(AbstractEngine):
         self._blob = None
 
 
+def read_graph(content: bytes | Path) -> Any:
+    """Read an ONNX graph, or a file of OpenVINO's own, for changes or for `save_model`.
+
+    Raises:
+        EngineError: OpenVINO refuses it.
+    """
+    try:
+        return _open_core().read_model(content)
+    except RuntimeError as error:
+        raise EngineError(f"OpenVINO refuses the graph: {_brief(error)}") from error
+
+
+def open_graph(path: Path) -> Callable[[dict[str, Any], list[str]], list[Any]]:
+    """Open an ONNX file, or one of OpenVINO's own, in fp32.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A function of inputs by name and names of outputs, which returns these.
+
+    Raises:
+        EngineError: OpenVINO refuses the graph.
+    """
+    settings = {**_SETTINGS, **_PRECISION_SETTINGS["fp32"]}
+    request = _open_core().compile_model(read_graph(path), _DEVICE, settings).create_infer_request()
+
+    def run(inputs: dict[str, Any], names: list[str]) -> list[Any]:
+        request.infer(inputs)
+        return [request.get_tensor(name).data.copy() for name in names]
+
+    return run
+
+
 def _open_core() -> Any:
     """Return the runtime: one for the whole process, and until its end.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -75,3 +77,25 @@ class ORTEngine(AbstractEngine):
 
     def _release(self) -> None:
         self._session = None
+
+
+def open_graph(model: bytes | Path) -> Callable[[dict[str, Any], list[str]], list[Any]]:
+    """Open any ONNX graph, as bytes or as a file.
+
+    Args:
+        model: The graph.
+
+    Returns:
+        A function of inputs by name and names of outputs, which returns these.
+
+    Raises:
+        EngineError: ONNX Runtime refuses the graph.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL
+    content = str(model) if isinstance(model, Path) else model
+    try:
+        session: Any = onnxruntime.InferenceSession(content, options, _PROVIDERS)
+    except _FAILURES as error:
+        raise EngineError(f"ONNX Runtime refuses the graph: {error}") from error
+    return lambda inputs, names: list(session.run(names, inputs))

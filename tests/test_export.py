@@ -1,0 +1,139 @@
+"""Models for other programs: written whole, checked, or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resnext import modelfile, preprocess, testing, weights
+from resnext.cli import app
+from resnext.deploy import export as exporting
+from resnext.deploy import golden, portable, recheck
+from resnext.engines import openvino
+from resnext.errors import ConfigError, OutputError, ParityError
+from resnext.weights import LocalModel
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return testing.write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def tiny(path: Path) -> LocalModel:
+    return weights.locate(path)
+
+
+def prepared(local: LocalModel) -> Any:
+    image = golden.scene(90, 70)
+    return preprocess.apply(image, local.document.preprocess)[None]
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [("a.onnx", {"a.onnx"}), ("a.xml", {"a.xml", "a.bin"}), ("a.safetensors", {"a.safetensors"})],
+)
+def test_what_is_written_is_told(
+    name: str, files: set[str], tiny: LocalModel, tmp_path: Path
+) -> None:
+    done = exporting.export(tiny, tmp_path / name)
+    assert {path.name for path in done.paths} == files
+    assert {path.name for path in tmp_path.iterdir()} == files
+    assert done.paths[0].name == name
+    assert done.difference <= 1e-4
+    assert done.num_bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
+
+
+def test_openvino_s_own_file_answers_and_says_what_it_is(tiny: LocalModel, tmp_path: Path) -> None:
+    exporting.export(tiny, tmp_path / "a.xml", top_k=1)
+    run = openvino.open_graph(tmp_path / "a.xml")
+    [logits, classes] = run({"image": prepared(tiny)}, ["logits", "classes"])
+    assert classes.tolist() == [[int(logits.argmax())]]
+    model = openvino.read_graph(tmp_path / "a.xml")
+    names = json.loads(model.get_rt_info(["resnext", "class_names"]).astype(str))
+    assert names == list(tiny.document.labels.class_names)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", ["a.pt", "a.pt2"])
+def test_torch_s_files_answer_and_say_what_they_are(
+    name: str, tiny: LocalModel, tmp_path: Path
+) -> None:
+    torchscript: Any = pytest.importorskip("resnext.deploy.torchscript")
+    done = exporting.export(tiny, tmp_path / name)
+    assert done.checked_with == "torch"
+    facts = torchscript.read_facts(tmp_path / name)
+    assert modelfile.document_from_json(dict(facts)) == tiny.document
+    logits, features = torchscript.run(tmp_path / name, prepared(tiny).repeat(3, axis=0))
+    assert logits.shape == (3, len(tiny.document.labels))
+    assert np.ptp(features, axis=0).max() < 1e-5
+
+
+def test_pictures_of_any_size_are_checked_pixel_by_pixel(
+    tiny: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    done = exporting.export(tiny, tmp_path / "a.onnx", input="picture")
+    assert done.levels in (0, 1) and done.checked_with == "onnxruntime"
+    monkeypatch.setattr(portable, "_PILLOW_A", -0.75)
+    monkeypatch.setattr(portable, "_MODES", {"bilinear": "cubic", "bicubic": "cubic"})
+    with pytest.raises(ParityError, match=r"pixels of .* are off by \d+ levels"):
+        exporting.export(tiny, tmp_path / "b.onnx", input="picture")
+    assert not (tmp_path / "b.onnx").exists()
+
+
+def test_a_file_that_answers_otherwise_is_not_left_there(
+    tiny: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = portable.build
+
+    def spoiled(document: Any, tensors: Any, **options: Any) -> Any:
+        return build(document, {**tensors, "fc.bias": tensors["fc.bias"] + 1}, **options)
+
+    monkeypatch.setattr(portable, "build", spoiled)
+    (tmp_path / "a.onnx").write_bytes(b"precious")
+    with pytest.raises(ParityError, match="logits that are off by"):
+        exporting.export(tiny, tmp_path / "a.onnx", force=True)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.onnx"]
+    assert (tmp_path / "a.onnx").read_bytes() == b"precious"
+
+
+def test_what_will_not_do_is_said_before_the_work(tiny: LocalModel, tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"precious")
+    with pytest.raises(ConfigError, match="is there already"):
+        exporting.export(tiny, tmp_path / "a.onnx")
+    with pytest.raises(OutputError, match="there is no folder"):
+        exporting.export(tiny, tmp_path / "absent" / "a.onnx")
+    with pytest.raises(ConfigError, match="no filter that is Pillow's"):
+        exporting.export(tiny, tmp_path / "a.xml", input="picture")
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "said"),
+    [
+        ("a.bin", None, "does not say what it is"),
+        ("a.onnx", "openvino", "is no name for openvino"),
+        ("a.onnx", "onx", "format is 'onx'"),
+    ],
+)
+def test_names_and_formats_that_do_not_fit(name: str, format: str | None, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        exporting.format_of(Path(name), format)
+
+
+def test_the_command_says_what_it_found(path: Path, tmp_path: Path, capsys: Captured) -> None:
+    target = tmp_path / "a.onnx"
+    assert app.run(["export", str(path), "-o", str(target)]) == 0
+    shown = capsys.readouterr().out
+    assert f"{target}: " in shown and "logits off by" in shown
+    assert app.run(["export", str(path), "-o", str(target), "--json", "--force"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["batches"] == list(recheck.BATCHES) and facts["files"] == [str(target)]
+    assert app.run(["export", str(path), "-o", str(target)]) == 2
+    assert "--force replaces it" in capsys.readouterr().err
