@@ -11,6 +11,7 @@ from resnext import modelfile, testing
 from resnext.errors import ConfigError
 from resnext.preprocess import PreprocessSpec
 from resnext.training import data as datasets
+from resnext.training.config import LossConfig, TrainConfig
 
 torch: Any = pytest.importorskip("torch")
 pytest.importorskip("matplotlib")
