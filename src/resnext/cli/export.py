@@ -22,7 +22,7 @@ FORMATS = ("onnx", "openvino", "torchscript", "exported-program", "safetensors")
               help="File to write.")  # fmt: skip
 @click.option("--format", type=click.Choice(FORMATS), help="Default: as the name of the file says.")
 @click.option("--input", type=click.Choice(["prepared", "picture"]), default="prepared",
-              show_default=True, help="What it takes; picture: of any size, ONNX only.")  # fmt: skip
+              show_default=True, help="What it takes; a picture has any size.")  # fmt: skip
 @click.option("-k", "--top-k", type=click.IntRange(min=1), default=5, show_default=True,
               help="Best classes that ONNX and OpenVINO give.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")

@@ -73,7 +73,8 @@ class Exported:
         if self.format == "safetensors":
             return "read back equal"
         pixels = "" if self.levels is None else f", pixels off by at most {self.levels} of 255"
-        return f"run by {self.checked_with}, logits off by {self.difference:.1e} of the largest{pixels}"
+        logits = f"logits off by {self.difference:.1e} of the largest"
+        return f"run by {self.checked_with}, {logits}{pixels}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as a JSON object."""
