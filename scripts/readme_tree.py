@@ -41,6 +41,7 @@ training.outcome training.log training.search training.teacher training.full
 training.head training.features training.finetune training.refine
 deploy deploy.reference deploy.golden deploy.peers deploy.pixels deploy.parity deploy.certificate
 deploy.portable deploy.torchscript deploy.recheck deploy.export
+deploy.rivals deploy.contender deploy.roofline deploy.benchmark deploy.plots
 evaluation.truth evaluation.matching evaluation.journal evaluation.run evaluation.judge
 evaluation.summary evaluation.wording evaluation.evaluate evaluation.plots evaluation.evidence
 evaluation.report evaluation.compare evaluation.versus
@@ -50,6 +51,7 @@ __init__
 cli cli.text cli.progress cli.complete cli.options cli.models cli.predict cli.info cli.convert
 cli.finetune cli.recipes cli.train cli.check cli.cache
 cli.explain cli.embed cli.index cli.search cli.evaluate cli.compare cli.verify cli.export
+cli.benchmark
 cli.app
 __main__
 """.split()

@@ -30,6 +30,7 @@ TORCH_MODULES = {
     "explore.gradients",
     "deploy.torchscript",
     "deploy.peers",
+    "deploy.rivals",
 }
 # Modules that need an extra, and so are reached through `errors.import_extra` only.
 EXTRA_OF = {"results.parquet": "parquet", "engines.ort": "ort"} | dict.fromkeys(
@@ -46,7 +47,8 @@ EXTRA_OF |= {
 EXTRA_OF["training.arrow"] = "parquet"
 EXTRA_OF["deploy.peers"] = "train"
 EXTRA_OF |= dict.fromkeys(("training.head", "training.finetune"), "finetune")
-EXTRA_OF["evaluation.plots"] = "evaluate"
+EXTRA_OF |= dict.fromkeys(("evaluation.plots", "deploy.plots"), "evaluate")
+EXTRA_OF["deploy.rivals"] = "train"
 EXTRA_OF["doctor.mislabels"] = "finetune"
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 

@@ -14,6 +14,7 @@ import click
 from click.shell_completion import get_completion_class, shell_complete
 
 import resnext
+from resnext.cli.benchmark import benchmark
 from resnext.cli.cache import cache
 from resnext.cli.check import check
 from resnext.cli.compare import compare
@@ -153,6 +154,6 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 for command in (
     predict, explain, embed, index, search, finetune, train, recipes, evaluate, compare, check,
-    verify, models, info, convert, export, cache,
+    verify, benchmark, models, info, convert, export, cache,
 ):  # fmt: skip
     app.add_command(command)

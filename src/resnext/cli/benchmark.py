@@ -1,0 +1,90 @@
+"""`resnext benchmark`: how fast a model is on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from resnext.cli import progress, text
+from resnext.cli.complete import complete, complete_model
+
+
+@click.command(
+    short_help="Time a model on this machine.",
+    epilog="Example:  resnext benchmark resnext50_32x4d --against torchvision,timm",
+)
+@click.argument("model", default="starter", shell_complete=complete_model)
+@click.option("--engines", default="", shell_complete=complete("openvino onnxruntime torch"),
+              help="Of this package, separated by commas; default: all.")  # fmt: skip
+@click.option("--against", default="", help="Other programs: torchvision, timm, torch-compile,"
+              " plain-openvino, plain-onnxruntime.")  # fmt: skip
+@click.option("--precisions", default="", help="fp32, bf16; default: both.")
+@click.option("--batches", default="1,8", show_default=True, help="Pictures at once.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True,
+              help="Turns of each.")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(min=0.01), default=1.0, show_default=True,
+              help="Length of a turn.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: as each likes.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
+              help="Write what was measured as JSON.")  # fmt: skip
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw it, as PNG.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.option("--offline", is_flag=True, help="Never touch the network.")
+def benchmark(
+    *,
+    model: str,
+    engines: str,
+    against: str,
+    precisions: str,
+    batches: str,
+    output: Path | None,
+    plot: Path | None,
+    as_json: bool,
+    offline: bool,
+    **options: Any,
+) -> int:
+    """Time MODEL (default: starter) in every engine and precision that is installed.
+
+    Each runs in a process of its own, and they take turns, so that ratios hold on a machine
+    that others use as well. "of peak" is the share of what this processor does in a large
+    matrix product; "ratio" is to the fastest row.
+    """
+    from resnext import weights
+    from resnext.deploy import benchmark as timing
+    from resnext.errors import import_extra
+    from resnext.files import atomic
+
+    contenders = timing.choose(*map(_words, (engines, against, precisions)))
+    sizes = _numbers(batches)
+    draw = import_extra("resnext.deploy.plots", extra="evaluate").draw if plot else None
+    with progress.download_bar() as downloaded:
+        local = weights.locate(model, offline=offline or None, progress=downloaded)
+    with progress.count_bar() as counted:
+        report = timing.benchmark(local, contenders, batch_sizes=sizes, progress=counted, **options)
+    if output:
+        with atomic(output) as file:
+            file.write(json.dumps(report.to_json(), indent=2).encode() + b"\n")
+    if plot and draw:
+        draw(report, plot)
+    if as_json:
+        text.dump(report.to_json())
+    else:
+        print(text.table(timing.HEADER, timing.table(report), right=timing.HEADER[2:]))
+    return 0
+
+
+def _words(given: str) -> list[str]:
+    return [word.strip() for word in given.split(",") if word.strip()]
+
+
+def _numbers(given: str) -> list[int]:
+    try:
+        sizes = [int(word) for word in _words(given)]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise click.UsageError(f"--batches is {given!r}; expected numbers such as 1,8.")
+    return sizes

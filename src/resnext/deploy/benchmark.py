@@ -1,0 +1,316 @@
+"""Time a model on this machine: engines, precisions, batches, and other libraries.
+
+Every contender runs in a process of its own (`deploy.contender`), and they take turns: a
+machine that slows down slows all of them, so ratios hold where single figures do not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from resnext import arch
+from resnext.deploy import roofline
+from resnext.deploy.certificate import machine, software
+from resnext.deploy.contender import OWN, PRECISIONS, RIVALS
+from resnext.errors import ConfigError, EngineError, closest
+from resnext.weights import LocalModel
+
+HEADER = (
+    "engine", "precision", "batch", "images/s", "spread", "p50 ms", "p99 ms", "start s", "MB",
+    "of peak", "ratio",
+)  # fmt: skip
+
+_PATIENCE = 300.0  # s for a contender to be ready; torch.compile may take a minute or two
+
+Progress = Callable[[int, int], object]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """What was measured of one contender with one batch size.
+
+    Args:
+        engine: Of `contender.OWN` or `contender.RIVALS`.
+        precision: What it computes in.
+        batch_size: Pictures at once.
+        images_per_s: Median of the rounds; None where it did not run.
+        low: Slowest round.
+        high: Fastest round.
+        p50_ms: Half of the calls took no longer.
+        p99_ms: 99 of 100 calls took no longer.
+        startup_s: From the start of the process to the first answer.
+        memory_mb: The most memory the process took.
+        peak_share: Share of the processor's peak in that precision, 0 to 1.
+        reason: Why it did not run.
+    """
+
+    engine: str
+    precision: str
+    batch_size: int
+    images_per_s: float | None = None
+    low: float = 0.0
+    high: float = 0.0
+    p50_ms: float = 0.0
+    p99_ms: float = 0.0
+    startup_s: float = 0.0
+    memory_mb: float = 0.0
+    peak_share: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """What was measured.
+
+    Args:
+        model: Name of the model.
+        architecture: Its network.
+        input_size: Side of its input.
+        rounds: Turns of each contender.
+        rows: One per contender and batch size.
+        peaks: Multiply-adds a second of this processor, by precision.
+        machine: What it is.
+        software: What ran.
+    """
+
+    model: str
+    architecture: str
+    input_size: int
+    rounds: int
+    rows: tuple[Row, ...]
+    peaks: dict[str, float]
+    machine: dict[str, Any] = field(default_factory=machine)
+    software: dict[str, str | None] = field(default_factory=software)
+
+    @property
+    def best(self) -> Row | None:
+        """The fastest row, or None where nothing ran."""
+        ran = [row for row in self.rows if row.images_per_s is not None]
+        return max(ran, key=lambda row: row.images_per_s or 0, default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        return asdict(self)
+
+
+def choose(
+    engines: Sequence[str] = (), against: Sequence[str] = (), precisions: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """Return the pairs of engine and precision to measure.
+
+    Args:
+        engines: Of this package; all if empty.
+        against: Other libraries, see `contender.RIVALS`.
+        precisions: "fp32" and "bf16"; all if empty.
+
+    Raises:
+        ConfigError: A name is unknown.
+    """
+    for given, known in ((engines, OWN), (against, RIVALS), (precisions, ("fp32", "bf16"))):
+        for name in given:
+            if name not in known:
+                near = closest(name, known)
+                raise ConfigError(
+                    f"{name!r} is unknown; expected one of {', '.join(known)}",
+                    hint=f"did you mean {near[0]!r}?" if near else "",
+                )
+    return [
+        (name, precision)
+        for name in (*(engines or OWN), *against)
+        for precision in PRECISIONS[name]
+        if not precisions or precision in precisions
+    ]
+
+
+def benchmark(
+    local: LocalModel,
+    contenders: Sequence[tuple[str, str]],
+    *,
+    batch_sizes: Sequence[int] = (1, 8),
+    rounds: int = 5,
+    seconds: float = 1.0,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure a model.
+
+    Args:
+        local: The model.
+        contenders: What `choose` returned.
+        batch_sizes: Pictures at once.
+        rounds: Turns of each contender and batch size.
+        seconds: Length of a turn.
+        threads: Processor threads of each; None for what each takes by itself.
+        progress: Called with the turns done and those of all.
+
+    Raises:
+        EngineError: A contender ended in the middle.
+    """
+    with contextlib.ExitStack() as stack:
+        open_ones = [
+            stack.enter_context(_opened(local, engine, precision, threads))
+            for engine, precision in contenders
+        ]
+        turns = [
+            (one, size) for one in open_ones if not one.reason for size in batch_sizes
+        ]  # in this order in each round
+        done = 0
+        for _ in range(rounds):
+            for one, size in turns:
+                one.take_turn(size, seconds)
+                done += 1
+                if progress is not None:
+                    progress(done, rounds * len(turns))
+    spec, size = local.document.architecture, local.document.preprocess.input_size
+    names = sorted({precision for _, precision in contenders}, reverse=True)
+    peaks = {name: roofline.peak_macs(name, threads=threads) for name in names}
+    macs = arch.num_macs(spec, size)
+    return Report(
+        model=local.document.name,
+        architecture=spec.name,
+        input_size=size,
+        rounds=rounds,
+        rows=tuple(
+            one.row(count, peaks[one.precision] / macs)
+            for one in open_ones
+            for count in (batch_sizes if not one.reason else batch_sizes[:1])
+        ),
+        peaks=peaks,
+    )
+
+
+def table(report: Report) -> list[tuple[str, ...]]:
+    """Return a row of texts for each row of a report, under `HEADER`."""
+    best = report.best
+    rows = []
+    for row in report.rows:
+        start = (row.engine, row.precision, str(row.batch_size))
+        if row.images_per_s is None or best is None or best.images_per_s is None:
+            rows.append((*start, "-", row.reason, *[""] * (len(HEADER) - 5)))
+            continue
+        share = "" if row.peak_share is None else f"{100 * row.peak_share:.0f}%"
+        rows.append((
+            *start,
+            f"{row.images_per_s:.1f}",
+            f"{row.low:.1f}-{row.high:.1f}",
+            f"{row.p50_ms:.2f}",
+            f"{row.p99_ms:.2f}",
+            f"{row.startup_s:.2f}",
+            f"{row.memory_mb:.0f}",
+            share,
+            f"{row.images_per_s / best.images_per_s:.2f}",
+        ))  # fmt: skip
+    return rows
+
+
+class _Contender:
+    """A process that waits for its turns.
+
+    Args:
+        task: What `contender.main` takes.
+    """
+
+    def __init__(self, task: dict[str, Any]) -> None:
+        self.engine, self.precision = task["engine"], task["precision"]
+        self.reason, self.startup, self.memory = "", 0.0, 0.0
+        self.rounds: dict[int, list[list[float]]] = {}
+        start = time.perf_counter()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "resnext.deploy.contender", json.dumps(task)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        answer = self._hear()
+        self.startup = time.perf_counter() - start
+        self.reason = answer.get("error", "")
+
+    def take_turn(self, batch_size: int, seconds: float) -> None:
+        """Let it run, and keep how long each call took."""
+        assert self.process.stdin is not None
+        order = {"batch": batch_size, "seconds": seconds}
+        try:
+            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # `_hear` says so
+        answer = self._hear()
+        if "latencies" not in answer:
+            raise EngineError(f"{self.engine} ({self.precision}) ended: {answer.get('error')}")
+        self.rounds.setdefault(batch_size, []).append(answer["latencies"])
+        self.memory = answer["memory"]
+
+    def row(self, batch_size: int, peak_rate: float) -> Row:
+        """Sum up its turns with one batch size.
+
+        Args:
+            batch_size: Pictures at once.
+            peak_rate: Pictures a second at the processor's peak.
+        """
+        names = {"engine": self.engine, "precision": self.precision, "batch_size": batch_size}
+        if self.reason:
+            return Row(**names, reason=self.reason)
+        turns = self.rounds[batch_size]
+        rates = [batch_size * len(turn) / sum(turn) for turn in turns]
+        calls = sorted(1000 * seconds for turn in turns for seconds in turn)
+        rate = statistics.median(rates)
+        return Row(
+            **names,
+            images_per_s=rate,
+            low=min(rates),
+            high=max(rates),
+            p50_ms=statistics.median(calls),
+            p99_ms=calls[min(len(calls) - 1, int(0.99 * len(calls)))],
+            startup_s=self.startup,
+            memory_mb=self.memory,
+            peak_share=rate / peak_rate,
+        )
+
+    def close(self) -> None:
+        """End the process."""
+        with contextlib.suppress(OSError):
+            if self.process.stdin is not None:
+                self.process.stdin.close()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def _hear(self) -> dict[str, Any]:
+        """Wait for a line; runtimes may print other things, which are no JSON."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with contextlib.suppress(ValueError):
+                found = json.loads(line)
+                if isinstance(found, dict):
+                    return found
+        return {"error": f"its process ended with {self.process.wait()}"}
+
+
+@contextlib.contextmanager
+def _opened(
+    local: LocalModel, engine: str, precision: str, threads: int | None
+) -> Iterator[_Contender]:
+    task = {
+        "model": str(local.path),
+        "engine": engine,
+        "precision": precision,
+        "threads": threads,
+    }
+    one = _Contender(task)
+    try:
+        yield one
+    finally:
+        one.close()

@@ -1,0 +1,109 @@
+"""[train] The same weights in torchvision, in timm and under torch.compile."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from resnext import arch
+from resnext.errors import ConfigError, MissingExtraError
+from resnext.modules import filled
+from resnext.network import ResNeXt
+from resnext.preprocess import affine
+from resnext.weights import LocalModel, read_tensors
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def open_rival(
+    local: LocalModel, name: str, *, precision: str, threads: int | None = None
+) -> Callable[[npt.NDArray[np.uint8]], object]:
+    """Open a model in another library, as its users run it: eager, channels last.
+
+    Args:
+        local: The model.
+        name: "torchvision", "timm" or "torch-compile".
+        precision: "fp32" or "bf16".
+        threads: Processor threads; None for torch's choice.
+
+    Returns:
+        A function of (N, S, S, 3) prepared pixels, which normalizes and runs.
+
+    Raises:
+        ConfigError: The library has no such network.
+        MissingExtraError: The library is not installed.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    dtype = _DTYPES[precision]
+    model = _MAKERS[name](local).eval().to(dtype, memory_format=torch.channels_last)
+    call: Any = torch.compile(model) if name == "torch-compile" else model
+    scale, shift = (
+        torch.from_numpy(values.astype(np.float32)).reshape(1, -1, 1, 1)
+        for values in affine(local.document.preprocess)
+    )
+
+    def run(batch_nhwc: npt.NDArray[np.uint8]) -> object:
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pixels = torch.from_numpy(batch_nhwc).permute(0, 3, 1, 2)
+            return call((pixels.float() * scale + shift).to(dtype)).float().numpy()
+
+    return run
+
+
+def _own(local: LocalModel) -> nn.Module:
+    spec = local.document.architecture
+    cpu = torch.device("cpu")
+    return filled(lambda: ResNeXt(spec), read_tensors(local), device=cpu, dtype=torch.float32)
+
+
+def _torchvision(local: LocalModel) -> nn.Module:
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    spec = local.document.architecture
+    plain = ResNeXt(spec).state_dict()
+    model = ResNet(
+        Bottleneck,
+        list(arch.BLOCKS[spec.depth]),
+        num_classes=spec.num_classes,
+        groups=spec.cardinality,
+        width_per_group=spec.base_width,
+    )
+    if set(plain) != set(model.state_dict()):
+        raise ConfigError(f"torchvision has no {spec.name}")
+    return _fill(model, local)
+
+
+def _timm(local: LocalModel) -> nn.Module:
+    try:
+        from timm.models.resnet import Bottleneck, ResNet
+    except ImportError as error:
+        raise MissingExtraError("timm is not installed", hint="pip install timm") from error
+    spec = local.document.architecture
+    model = ResNet(
+        Bottleneck,
+        list(arch.BLOCKS[spec.depth]),
+        num_classes=spec.num_classes,
+        cardinality=spec.cardinality,
+        base_width=spec.base_width,
+    )
+    if set(ResNeXt(spec).state_dict()) != set(model.state_dict()):
+        raise ConfigError(f"timm has {spec.name} only with other names of tensors")
+    return _fill(model, local)
+
+
+def _fill(model: nn.Module, local: LocalModel) -> nn.Module:
+    tensors = {key: torch.from_numpy(np.asarray(value, np.float32)) for key, value in
+               read_tensors(local).items()}  # fmt: skip
+    model.load_state_dict(tensors, strict=False)
+    return model
+
+
+_MAKERS = {"torchvision": _torchvision, "timm": _timm, "torch-compile": _own}

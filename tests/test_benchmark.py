@@ -1,0 +1,145 @@
+"""`resnext benchmark`: turns, rows, and contenders that do not run."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resnext import testing, weights
+from resnext.cli import app
+from resnext.deploy import benchmark, contender
+from resnext.errors import ConfigError, EngineError
+from resnext.weights import LocalModel
+
+Captured = pytest.CaptureFixture[str]
+QUICK: dict[str, Any] = {"batch_sizes": (1, 3), "rounds": 2, "seconds": 0.02}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return testing.write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def tiny(path: Path) -> LocalModel:
+    return weights.locate(path)
+
+
+@pytest.fixture(scope="module")
+def report(tiny: LocalModel) -> benchmark.Report:
+    return benchmark.benchmark(tiny, [("openvino", "fp32"), ("torch", "fp16")], **QUICK)
+
+
+def test_a_row_adds_up(report: benchmark.Report) -> None:
+    rows = [row for row in report.rows if row.engine == "openvino"]
+    assert [row.batch_size for row in rows] == [1, 3]
+    for row in rows:
+        assert row.images_per_s is not None
+        assert row.low <= row.images_per_s <= row.high
+        assert 0 < row.p50_ms <= row.p99_ms
+        # The rate is that of the calls: their mean is near the median call, not far from it.
+        assert row.images_per_s < 20 * row.batch_size * 1000 / row.p50_ms
+        assert 0 < row.startup_s < 60
+        assert 20 < row.memory_mb < 20_000
+        assert row.peak_share is not None and 0 < row.peak_share < 10
+    assert report.best in rows
+
+
+def test_what_does_not_run_says_why(report: benchmark.Report) -> None:
+    [row] = [row for row in report.rows if row.engine == "torch"]
+    assert row.images_per_s is None
+    assert "precision" in row.reason or "not installed" in row.reason
+    [*_, last] = benchmark.table(report)
+    assert last[3:5] == ("-", row.reason)
+
+
+def test_ratios_are_to_the_fastest(report: benchmark.Report) -> None:
+    ratios = [float(row[-1]) for row in benchmark.table(report) if row[3] != "-"]
+    assert max(ratios) == 1.0
+    json.dumps(report.to_json())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((["openvin"], [], []), "'openvin' is unknown"),
+        (([], ["tensorflow"], []), "'tensorflow' is unknown"),
+        (([], [], ["int3"]), "'int3' is unknown"),
+    ],
+)
+def test_unknown_names_are_said(given: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        benchmark.choose(*given)
+
+
+def test_pairs_are_those_that_exist() -> None:
+    assert ("onnxruntime", "bf16") not in benchmark.choose()
+    assert benchmark.choose(["openvino"], ["timm"], ["bf16"]) == [
+        ("openvino", "bf16"),
+        ("timm", "bf16"),
+    ]
+
+
+def test_a_contender_that_dies_is_an_error(
+    tiny: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = benchmark._Contender.take_turn
+
+    def killed(self: Any, batch_size: int, seconds: float) -> None:
+        self.process.kill()
+        self.process.wait()
+        take(self, batch_size, seconds)
+
+    monkeypatch.setattr(benchmark._Contender, "take_turn", killed)
+    with pytest.raises(EngineError, match="its process ended with -9"):
+        benchmark.benchmark(tiny, [("openvino", "fp32")], **QUICK)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", ["torchvision", "timm"])
+def test_rivals_compute_the_same(name: str, tiny: LocalModel) -> None:
+    pytest.importorskip(name)
+    size, own = contender.open_network({
+        "model": str(tiny.path), "engine": "openvino", "precision": "fp32"
+    })  # fmt: skip
+    _, rival = contender.open_network({
+        "model": str(tiny.path), "engine": name, "precision": "fp32"
+    })  # fmt: skip
+    batch = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
+    ours: Any = own(batch)
+    theirs: Any = rival(batch)
+    assert np.abs(theirs - ours.logits).max() <= 1e-4 * np.abs(ours.logits).max()
+
+
+def test_plain_runtimes_compute_the_same(tiny: LocalModel) -> None:
+    task = {"model": str(tiny.path), "precision": "fp32"}
+    size, own = contender.open_network({**task, "engine": "openvino"})
+    _, plain = contender.open_network({**task, "engine": "plain-openvino"})
+    batch = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
+    ours: Any = own(batch)
+    theirs: Any = plain(batch)
+    # Its own choice of precision may be bfloat16.
+    assert np.abs(theirs - ours.logits).max() <= 0.05 * np.abs(ours.logits).max()
+
+
+def test_the_command_prints_a_table_and_writes_files(
+    path: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    pytest.importorskip("matplotlib")
+    out, plot = tmp_path / "a.json", tmp_path / "a.png"
+    arguments = ["benchmark", str(path), "--engines", "openvino", "--precisions", "fp32"]
+    arguments += ["--rounds", "1", "--seconds", "0.02", "--batches", "2"]
+    assert app.run([*arguments, "-o", str(out), "--plot", str(plot)]) == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["engine", "precision", "batch"]
+    assert row.split()[:3] == ["openvino", "fp32", "2"]
+    found = json.loads(out.read_text())
+    assert math.isclose(found["rows"][0]["images_per_s"], float(row.split()[3]), abs_tol=0.06)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert app.run(["benchmark", str(path), "--batches", "0"]) == 2
+    assert "--batches is '0'" in capsys.readouterr().err
