@@ -28,8 +28,9 @@ from resnext.errors import ConfigError, ModelFileError, ModelNotFoundError, clos
 from resnext.files import atomic
 from resnext.predictions import Labels
 from resnext.preprocess import PreprocessSpec
+from resnext.quantization import Quantization
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # with `quantization`; without it, files still say 1
 MIN_TEMPERATURE = 0.01  # a hundredfold either way is no calibration any more
 STORAGE_DTYPES: dict[str, npt.DTypeLike] = {
     "float32": np.float32,
@@ -59,6 +60,7 @@ class ModelDocument:
         license: SPDX identifier where there is one.
         provenance: Where the weights come from: recipe, data, software, seed, source.
         metrics: Measured or published figures, with what they were measured on.
+        quantization: How the network is computed in 8 bits, or None where it never is.
 
     Raises:
         ModelFileError: A value is out of range or the label count is not the class count.
@@ -73,6 +75,7 @@ class ModelDocument:
     license: str = "unknown"
     provenance: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    quantization: Quantization | None = None
 
     def __post_init__(self) -> None:
         count, expected = len(self.labels.class_names), self.architecture.num_classes
@@ -88,9 +91,9 @@ class ModelDocument:
 
     def to_json(self) -> dict[str, Any]:
         """Return the document as plain JSON values, with its schema version."""
-        synset_ids = self.labels.synset_ids
+        synset_ids, eight_bits = self.labels.synset_ids, self.quantization
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": 1 if eight_bits is None else 2,
             "name": self.name,
             "architecture": {
                 "name": self.architecture.name,
@@ -105,6 +108,7 @@ class ModelDocument:
             "license": self.license,
             "provenance": dict(self.provenance),
             "metrics": dict(self.metrics),
+            **({} if eight_bits is None else {"quantization": eight_bits.to_json()}),
         }
 
 
@@ -121,6 +125,9 @@ def document_from_json(document: object) -> ModelDocument:
         raise ModelFileError(f"the model document is a {type(document).__name__}, not an object")
     _check_version(document.get("schema_version"))
     given, expected = set(document) - {"schema_version"}, set(_FIELDS)
+    eight_bits = document.get("quantization")
+    if document["schema_version"] >= 2:
+        given.discard("quantization")
     if unknown := sorted(given - expected):
         near = closest(unknown[0], expected)
         hint = f"did you mean {near[0]!r}?" if near else ""
@@ -145,6 +152,7 @@ def document_from_json(document: object) -> ModelDocument:
             license=document["license"],
             provenance=document["provenance"],
             metrics=document["metrics"],
+            quantization=None if eight_bits is None else Quantization.from_json(eight_bits),
         )
     except (ConfigError, ModelNotFoundError) as error:
         raise ModelFileError(f"the model document is not valid: {error.message}") from error

@@ -32,7 +32,7 @@ GRAPH_VERSION: Final = 2  # raised with every change to what `graph.build` retur
 # 32; ONNX Runtime 44 at 1 and at 8.
 BEST_BATCH_SIZE: Final = 8
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +79,13 @@ class GraphSource:
         build: Returns the graph for a precision; called at most once.
         identity: Tells this graph from every other, such as a hash of the weights and of
             all that `build` depends on; "" where nothing does, and nothing is cached.
+        eight_bits: Whether there is a graph for "int8".
     """
 
     signature: Signature
     build: Callable[[Precision], onnx.ModelProto]
     identity: str = ""
+    eight_bits: bool = False
 
 
 class AbstractEngine(ABC):

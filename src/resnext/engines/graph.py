@@ -38,6 +38,7 @@ from resnext.layers import (
     SqueezeExcite,
 )
 from resnext.preprocess import PreprocessSpec, affine
+from resnext.quantization import Quantization, grid
 
 OPSET = 17
 IR_VERSION = 8  # the format of ONNX 1.10 to 1.13, which brought opset 17
@@ -56,6 +57,7 @@ def build(
     *,
     precision: Precision = "fp32",
     feature_maps: bool = False,
+    quantization: Quantization | None = None,
 ) -> onnx.ModelProto:
     """Build the graph of a network with its weights and its normalization.
 
@@ -66,23 +68,25 @@ def build(
         precision: What the runtime will compute in. The function is the same; for "bf16"
             the first convolution is laid out so that rounding does little harm there.
         feature_maps: Let the last feature maps (N, D, h, w) out as well, as "features".
+        quantization: For "int8": which values are rounded to 8 bits, and how.
 
     Returns:
-        A model in float32 with a dynamic number of pictures. Above `MAX_INLINE_BYTES` it
-        can only be written by `save`.
+        A model in float32 with a dynamic number of pictures; for "int8", values on the way
+        are rounded. Above `MAX_INLINE_BYTES` it can only be written by `save`.
 
     Raises:
         ModelFileError: A tensor is missing, of another shape, or makes weights that are
             not finite.
     """
-    builder = _Builder(tensors)
+    rounded = quantization if precision == "int8" else None
+    builder = _Builder(tensors, {} if rounded is None else rounded.ranges)
     scale, shift = affine(preprocess)
     if scale.shape != (architecture.in_chans,):
         raise ModelFileError(
             f"the network takes {architecture.in_chans} channels, its mean has {len(scale)}"
         )
     first, *rest = arch.layers(architecture)
-    if precision == "bf16" and isinstance(first, Conv):
+    if precision != "fp32" and isinstance(first, Conv):
         value = builder.split_stem(first, scale, shift)
     else:
         value = builder.add(first, builder.normalize(scale, shift))
@@ -198,8 +202,10 @@ def fold(conv: Conv, tensors: Tensors) -> tuple[Array, Array]:
 class _Builder:
     """Collects the nodes and weights of one graph; a value is known by its node's name."""
 
-    def __init__(self, tensors: Tensors) -> None:
+    def __init__(self, tensors: Tensors, ranges: Mapping[str, tuple[float, float]]) -> None:
         self.tensors = tensors
+        self.ranges = ranges
+        self.rounded: dict[str, str] = {}
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[TensorProto] = []
 
@@ -271,12 +277,15 @@ class _Builder:
                 shortcut = self._pool(part, shortcut, name=f"{block.name}.avgpool")
             else:
                 shortcut = self._conv(part, shortcut)
-        value = self._node("Add", f"{block.name}.add", [body, shortcut])
+        parts = [self._rounded(body), self._rounded(shortcut)]
+        value = self._node("Add", f"{block.name}.add", parts)
         return self._node("Relu", f"{block.name}.relu", [value])
 
     def _conv(self, conv: Conv, value: str, *, folded: tuple[Array, Array] | None = None) -> str:
         weight, bias = folded or fold(conv, self.tensors)
-        inputs = [value, self._weight(f"{conv.name}.weight", weight)]
+        in_eight_bits = value in self.ranges
+        add_weight = self._rounded_weight if in_eight_bits else self._weight
+        inputs = [self._rounded(value), add_weight(f"{conv.name}.weight", weight)]
         inputs.append(self._weight(f"{conv.name}.bias", bias))
         value = self._node(
             "Conv",
@@ -347,6 +356,33 @@ class _Builder:
         inputs = [value, self._weight(f"{layer.name}.weight", weight)]
         inputs.append(self._weight(f"{layer.name}.bias", bias))
         return self._node("Gemm", LOGITS, inputs, transB=1)
+
+    def _rounded(self, value: str) -> str:
+        """Round a value to the levels of its range, once for all who take it."""
+        if value not in self.ranges:
+            return value
+        if value not in self.rounded:
+            step, zero = grid(*self.ranges[value])
+            constants = [
+                self._constant(f"{value}.step", np.array(step, np.float32)),
+                self._constant(f"{value}.zero", np.array(zero, np.uint8)),
+            ]
+            levels = self._node("QuantizeLinear", f"{value}.levels", [value, *constants])
+            self.rounded[value] = self._node(
+                "DequantizeLinear", f"{value}.rounded", [levels, *constants]
+            )
+        return self.rounded[value]
+
+    def _rounded_weight(self, name: str, weight: Array) -> str:
+        """Round a weight to 255 levels around zero, for each output channel its own."""
+        largest = np.abs(weight).max(axis=(1, 2, 3))
+        step = np.maximum(largest, np.finfo(np.float32).tiny) / 127
+        self._weight(f"{name}.step", step)
+        levels = np.rint(weight / step[:, None, None, None]).astype(np.int8)
+        self._constant(f"{name}.levels", levels)
+        self._constant(f"{name}.zero", np.zeros(len(step), np.int8))
+        parts = [f"{name}.{part}" for part in ("levels", "step", "zero")]
+        return self._node("DequantizeLinear", name, parts, axis=0)
 
     def _weight(self, name: str, value: Array) -> str:
         with np.errstate(over="ignore"):

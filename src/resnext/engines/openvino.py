@@ -37,7 +37,7 @@ from resnext.engines.compiled import CompiledCache, make_key
 from resnext.errors import ConfigError, EngineError, OutputError
 from resnext.files import atomic
 
-PRECISIONS = ("auto", "bf16", "fp32")
+PRECISIONS = ("auto", "bf16", "fp32", "int8")
 MIN_BF16_SPEEDUP = 1.1  # below this the lost digits are not worth it
 
 _DEVICE = "CPU"
@@ -46,6 +46,7 @@ _SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
 _PRECISION_SETTINGS: dict[Precision, dict[str, str]] = {
     "fp32": {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"},
     "bf16": {"INFERENCE_PRECISION_HINT": "bf16"},
+    "int8": {},  # what is not rounded to 8 bits is computed as the processor likes best
 }
 _CONVERTER = "openvino.tools.ovc"
 
@@ -91,7 +92,8 @@ class OpenVINOEngine(AbstractEngine):
 
     Args:
         source: Where the graph comes from.
-        precision: "fp32", "bf16", or "auto" for the faster one on this machine.
+        precision: "fp32", "bf16", "int8" for a model that was quantized, or "auto": int8 where
+            there is such a graph, else the faster one on this machine.
         threads: Number of processor threads, or None for one per physical core.
         cache: Folder for compiled networks and for what was measured; None for no cache.
 
@@ -111,7 +113,7 @@ class OpenVINOEngine(AbstractEngine):
         cache: Path | None = None,
     ) -> None:
         core = _open_core()
-        chosen = _choose_precision(core, precision, cache)
+        chosen = _choose_precision(core, precision, cache, eight_bits=source.eight_bits)
         super().__init__(source.signature, precision=chosen, best_batch_size=BEST_BATCH_SIZE)
         settings = {**_SETTINGS, **_PRECISION_SETTINGS[chosen]}
         if threads is not None:
@@ -234,11 +236,20 @@ def _describe_machine(core: Any) -> dict[str, Any]:
     }
 
 
-def _choose_precision(core: Any, precision: str, cache: Path | None) -> Precision:
+def _choose_precision(
+    core: Any, precision: str, cache: Path | None, *, eight_bits: bool
+) -> Precision:
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
     if precision == "fp32":
         return "fp32"
+    if precision == "int8" and not eight_bits:
+        raise ConfigError(
+            "precision is 'int8', and the model was not quantized",
+            hint="resnext quantize MODEL --calibrate PICTURES -o FILE",
+        )
+    if eight_bits and precision in ("auto", "int8"):
+        return "int8"
     machine = _describe_machine(core)
     if "BF16" not in machine["capabilities"]:
         if precision == "auto":

@@ -91,7 +91,12 @@ def describe(local: LocalModel, *, feature_maps: bool = False) -> GraphSource:
 
         tensors = read_tensors(local)
         return graph.build(
-            architecture, preprocess, tensors, precision=precision, feature_maps=feature_maps
+            architecture,
+            preprocess,
+            tensors,
+            precision=precision,
+            feature_maps=feature_maps,
+            quantization=document.quantization,
         )
 
     return GraphSource(
@@ -103,6 +108,7 @@ def describe(local: LocalModel, *, feature_maps: bool = False) -> GraphSource:
             feature_maps=feature_maps,
         ),
         build=build,
+        eight_bits=document.quantization is not None,
         # The file alone does not tell: for foreign checkpoints the rest comes from elsewhere.
         identity=make_key(
             {
