@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from resnext import cores
 from resnext.engines.base import (
     BEST_BATCH_SIZE,
     EMBEDDING,
@@ -114,9 +115,10 @@ class OpenVINOEngine(AbstractEngine):
         chosen = _choose_precision(core, precision, cache)
         super().__init__(source.signature, precision=chosen, best_batch_size=BEST_BATCH_SIZE)
         settings = {**_SETTINGS, **_PRECISION_SETTINGS[chosen]}
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads is {threads}; expected at least 1")
+        threads = threads or cores.limit()  # which the runtime does not look for
         if threads is not None:
-            if threads < 1:
-                raise ConfigError(f"threads is {threads}; expected at least 1")
             settings["INFERENCE_NUM_THREADS"] = str(threads)
         # In this order: the mapped file must outlive the network, which refers to its bytes,
         # also where both end with an engine that nobody closed.

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
+from resnext import cores
 from resnext.engines import graph
 from resnext.engines.base import (
     BEST_BATCH_SIZE,
@@ -58,7 +59,7 @@ class ORTEngine(AbstractEngine):
             raise ConfigError(f"threads is {threads}; expected at least 1")
         super().__init__(source.signature, precision="fp32", best_batch_size=BEST_BATCH_SIZE)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0  # 0: ONNX Runtime's own choice
+        options.intra_op_num_threads = threads or cores.limit() or 0  # 0: ONNX Runtime's own choice
         options.log_severity_level = _FATAL
         with graph.serialized(source.build("fp32")) as model:
             try:
