@@ -170,7 +170,7 @@ def benchmark(
                 if progress is not None:
                     progress(done, rounds * len(turns))
     spec, size = local.document.architecture, local.document.preprocess.input_size
-    names = sorted({precision for _, precision in contenders}, reverse=True)
+    names = sorted({one.precision for one in open_ones if not one.reason}, reverse=True)
     peaks = {name: roofline.peak_macs(name, threads=threads) for name in names}
     macs = arch.num_macs(spec, size)
     return Report(
@@ -179,7 +179,7 @@ def benchmark(
         input_size=size,
         rounds=rounds,
         rows=tuple(
-            one.row(count, peaks[one.precision] / macs)
+            one.row(count, peaks.get(one.precision, 0.0) / macs)
             for one in open_ones
             for count in (batch_sizes if not one.reason else batch_sizes[:1])
         ),
