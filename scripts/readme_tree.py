@@ -15,7 +15,7 @@ BEGIN, END = "<!-- tree: scripts/readme_tree.py -->\n", "<!-- end of tree -->\n"
 
 # A module may import only what stands above it. This is also the order to read them in.
 ORDER = """
-errors files provenance transport layers arch featureinfo sources bombs images preprocess
+errors files provenance cores transport layers arch featureinfo sources bombs images preprocess
 predictions quantization catalogue modelfile
 evaluation evaluation.arrays evaluation.metrics evaluation.multilabel
 evaluation.intervals evaluation.paired evaluation.calibration evaluation.selective
@@ -45,13 +45,14 @@ deploy.rivals deploy.contender deploy.roofline deploy.benchmark deploy.plots
 evaluation.truth evaluation.matching evaluation.journal evaluation.run evaluation.judge
 evaluation.summary evaluation.wording evaluation.evaluate evaluation.plots evaluation.evidence
 evaluation.report evaluation.compare evaluation.versus
+deploy.quantize
 doctor doctor.intake doctor.hashes doctor.facts doctor.findings doctor.checks doctor.copies
 doctor.mislabels doctor.examination doctor.page
 __init__
 cli cli.text cli.progress cli.complete cli.options cli.models cli.predict cli.info cli.convert
 cli.finetune cli.recipes cli.train cli.check cli.cache
 cli.explain cli.embed cli.index cli.search cli.evaluate cli.compare cli.verify cli.export
-cli.benchmark
+cli.benchmark cli.quantize
 cli.app
 __main__
 """.split()

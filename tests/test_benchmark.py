@@ -102,13 +102,14 @@ def test_a_contender_that_dies_is_an_error(
 
 @pytest.mark.torch
 @pytest.mark.parametrize("name", ["torchvision", "timm"])
-def test_rivals_compute_the_same(name: str, tiny: LocalModel) -> None:
+def test_rivals_compute_the_same(name: str) -> None:
     pytest.importorskip(name)
+    path = str(weights.locate("starter").path)
     size, own = contender.open_network({
-        "model": str(tiny.path), "engine": "openvino", "precision": "fp32"
+        "model": path, "engine": "openvino", "precision": "fp32"
     })  # fmt: skip
     _, rival = contender.open_network({
-        "model": str(tiny.path), "engine": name, "precision": "fp32"
+        "model": path, "engine": name, "precision": "fp32"
     })  # fmt: skip
     batch = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
     ours: Any = own(batch)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnext import images, predictions, prefetch, preprocess, weights
+from resnext import cores, images, predictions, prefetch, preprocess, weights
 from resnext.engines import select
 from resnext.engines.base import AbstractEngine, Outputs
 from resnext.errors import ConfigError, ImageError
@@ -264,7 +264,7 @@ class Classifier:
             raise ConfigError(f"batch_size is {batch_size}; expected at least 1")
         # One batch in the engine, one waiting, and one picture in each decoding thread: what
         # is ahead counts as it came, and a picture may come as 10 MB of bytes.
-        ahead = 2 * batch_size + (os.cpu_count() or 1)
+        ahead = 2 * batch_size + cores.available()
         return prefetch.batches(
             _as_iterable(pictures),
             self._try_load,

@@ -6,12 +6,13 @@ every batch. What is ahead is bounded, so that an endless source needs no more m
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from resnext import cores
 
 PATIENCE = 0.1  # s that a batch waits for its next item
 # s after which a wait is begun anew: the kernel may give a signal to another thread, and then
@@ -51,7 +52,7 @@ def batches(
     arrived: Arrivals[Result] = queue.SimpleQueue()
     room = threading.Semaphore(ahead)
     stopped = threading.Event()
-    pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="resnext-decode")
+    pool = ThreadPoolExecutor(cores.available(), thread_name_prefix="resnext-decode")
 
     def take() -> None:
         try:

@@ -28,6 +28,7 @@ from resnext.cli.index import index
 from resnext.cli.info import info
 from resnext.cli.models import models
 from resnext.cli.predict import predict
+from resnext.cli.quantize import quantize
 from resnext.cli.recipes import recipes
 from resnext.cli.search import search
 from resnext.cli.train import train
@@ -154,6 +155,6 @@ def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 for command in (
     predict, explain, embed, index, search, finetune, train, recipes, evaluate, compare, check,
-    verify, benchmark, models, info, convert, export, cache,
+    verify, benchmark, models, info, convert, quantize, export, cache,
 ):  # fmt: skip
     app.add_command(command)

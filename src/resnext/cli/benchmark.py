@@ -21,7 +21,7 @@ from resnext.cli.complete import complete, complete_model
               help="Of this package, separated by commas; default: all.")  # fmt: skip
 @click.option("--against", default="", help="Other programs: torchvision, timm, torch-compile,"
               " plain-openvino, plain-onnxruntime.")  # fmt: skip
-@click.option("--precisions", default="", help="fp32, bf16; default: both.")
+@click.option("--precisions", default="", help="fp32, bf16, int8; default: all.")
 @click.option("--batches", default="1,8", show_default=True, help="Pictures at once.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True,
               help="Turns of each.")  # fmt: skip
@@ -57,11 +57,14 @@ def benchmark(
     from resnext.errors import import_extra
     from resnext.files import atomic
 
-    contenders = timing.choose(*map(_words, (engines, against, precisions)))
+    names = [_words(given) for given in (engines, against, precisions)]
+    timing.choose(*names)  # a name that is unknown is said before a download
     sizes = _numbers(batches)
     draw = import_extra("resnext.deploy.plots", extra="evaluate").draw if plot else None
     with progress.download_bar() as downloaded:
         local = weights.locate(model, offline=offline or None, progress=downloaded)
+    eight_bits = local.document.quantization is not None
+    contenders = timing.choose(*names, eight_bits=eight_bits)
     with progress.count_bar() as counted:
         report = timing.benchmark(local, contenders, batch_sizes=sizes, progress=counted, **options)
     if output:

@@ -102,19 +102,24 @@ class Report:
 
 
 def choose(
-    engines: Sequence[str] = (), against: Sequence[str] = (), precisions: Sequence[str] = ()
+    engines: Sequence[str] = (),
+    against: Sequence[str] = (),
+    precisions: Sequence[str] = (),
+    *,
+    eight_bits: bool = False,
 ) -> list[tuple[str, str]]:
     """Return the pairs of engine and precision to measure.
 
     Args:
         engines: Of this package; all if empty.
         against: Other libraries, see `contender.RIVALS`.
-        precisions: "fp32" and "bf16"; all if empty.
+        precisions: "fp32", "bf16", "int8"; all if empty.
+        eight_bits: Whether the model was quantized.
 
     Raises:
         ConfigError: A name is unknown.
     """
-    for given, known in ((engines, OWN), (against, RIVALS), (precisions, ("fp32", "bf16"))):
+    for given, known in ((engines, OWN), (against, RIVALS), (precisions, ("fp32", "bf16", "int8"))):
         for name in given:
             if name not in known:
                 near = closest(name, known)
@@ -126,7 +131,7 @@ def choose(
         (name, precision)
         for name in (*(engines or OWN), *against)
         for precision in PRECISIONS[name]
-        if not precisions or precision in precisions
+        if (precision in precisions if precisions else precision != "int8" or eight_bits)
     ]
 
 
@@ -170,7 +175,7 @@ def benchmark(
                 if progress is not None:
                     progress(done, rounds * len(turns))
     spec, size = local.document.architecture, local.document.preprocess.input_size
-    names = sorted({precision for _, precision in contenders}, reverse=True)
+    names = sorted({one.precision for one in open_ones if not one.reason}, reverse=True)
     peaks = {name: roofline.peak_macs(name, threads=threads) for name in names}
     macs = arch.num_macs(spec, size)
     return Report(
@@ -179,7 +184,7 @@ def benchmark(
         input_size=size,
         rounds=rounds,
         rows=tuple(
-            one.row(count, peaks[one.precision] / macs)
+            one.row(count, peaks.get(one.precision, 0.0) / macs)
             for one in open_ones
             for count in (batch_sizes if not one.reason else batch_sizes[:1])
         ),

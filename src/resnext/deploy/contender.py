@@ -26,8 +26,8 @@ from resnext.errors import ResNeXtError, import_extra
 OWN = ("openvino", "onnxruntime", "torch")
 RIVALS = ("torchvision", "timm", "torch-compile", "plain-openvino", "plain-onnxruntime")
 PRECISIONS: dict[str, tuple[str, ...]] = {
-    "openvino": ("fp32", "bf16"),
-    "onnxruntime": ("fp32",),
+    "openvino": ("fp32", "bf16", "int8"),
+    "onnxruntime": ("fp32", "int8"),
     "torch": ("fp32", "bf16"),
     "torchvision": ("fp32", "bf16"),
     "timm": ("fp32", "bf16"),

@@ -64,10 +64,11 @@ class Tolerance:
 TOLERANCES: Mapping[str, Tolerance] = {
     "fp32": Tolerance(logits=1e-4, embedding=1e-4, probability=1e-3, agreement=1.0),
     "bf16": Tolerance(logits=0.05, embedding=0.05, probability=0.1, agreement=0.995),
+    "int8": Tolerance(logits=0.3, embedding=0.3, probability=0.3, agreement=0.985),
 }
 OFFERED: Mapping[str, Sequence[str]] = {
-    "openvino": ("fp32", "bf16"),
-    "onnxruntime": ("fp32",),
+    "openvino": ("fp32", "bf16", "int8"),
+    "onnxruntime": ("fp32", "int8"),
     "torch": ("fp32", "bf16"),
 }
 # Classes that the reference itself holds for as good are not told apart by anybody.
@@ -185,7 +186,7 @@ class Report:
 
 
 def candidates(local: LocalModel) -> list[Candidate]:
-    """Return every engine with every precision it offers, opened as `predict` opens it."""
+    """Return every engine with every precision it has for a model, opened as by `predict`."""
 
     def opener(engine: str, precision: str) -> Callable[[int | None], AbstractEngine]:
         return lambda threads: select.load(
@@ -196,6 +197,7 @@ def candidates(local: LocalModel) -> list[Candidate]:
         Candidate(engine=engine, precision=precision, open=opener(engine, precision))
         for engine, offered in OFFERED.items()
         for precision in offered
+        if precision != "int8" or local.document.quantization is not None
     ]
 
 

@@ -162,17 +162,7 @@ def _prepare(parts: _Parts, spec: PreprocessSpec) -> None:
     sides = parts.node("Shape", "prepare.sides", [value], start=2, end=4)  # height, width
     new_sides = _new_sides(parts, spec, sides)
     channels = parts.node("Shape", "prepare.others", [value], start=0, end=2)
-    shape = parts.node("Concat", "prepare.shape", [channels, new_sides], axis=0)
-    value = parts.node(
-        "Resize",
-        "prepare.resize",
-        [value, "", "", shape],
-        mode=_MODES[spec.interpolation],
-        antialias=1,
-        coordinate_transformation_mode="half_pixel",
-        cubic_coeff_a=_PILLOW_A,
-        exclude_outside=int(spec.interpolation == "bicubic"),
-    )
+    value = _resize(parts, spec, value, (channels, sides, new_sides))
     if spec.mode != "squash":
         value = _crop(parts, spec, value, new_sides)
         value = _pad(parts, spec, value, new_sides)
@@ -211,6 +201,40 @@ def _new_sides(parts: _Parts, spec: PreprocessSpec, sides: str) -> str:
     whole = parts.node("Cast", "prepare.whole", [whole], to=TensorProto.INT64)
     least = parts.constant("prepare.least", [1])
     return parts.node("Max", "prepare.new_sides", [whole, least])
+
+
+def _resize(parts: _Parts, spec: PreprocessSpec, value: str, names: tuple[str, str, str]) -> str:
+    """Add the resizing, one side after the other, in the order that Pillow would take.
+
+    Each pass rounds to whole levels, so the order shows. Pillow 13 begins with the height where
+    that loses more than twice what the width does (python-pillow/Pillow#9549).
+    """
+    channels, sides, new_sides = names
+    zero, one = parts.constant("prepare.height", [0]), parts.constant("prepare.width", [1])
+    lost = parts.node("Sub", "prepare.lost", [sides, new_sides])
+    height = parts.node("Gather", "prepare.lost.height", [lost, zero])
+    width = parts.node("Gather", "prepare.lost.width", [lost, one])
+    nothing = parts.constant("prepare.nothing", [0])
+    twice = parts.node("Add", "prepare.lost.twice", [width, width])
+    more = parts.node("Greater", "prepare.loses_more", [height, twice])
+    some = parts.node("Greater", "prepare.loses", [height, nothing])
+    height_first = parts.node("And", "prepare.height_first", [more, some])
+    order = parts.constant("prepare.order", [True, False], np.bool_)
+    changes = parts.node("Equal", "prepare.first.changes", [height_first, order])
+    between = parts.node("Where", "prepare.first.sides", [changes, new_sides, sides])
+    for name, target in (("first", between), ("second", new_sides)):
+        shape = parts.node("Concat", f"prepare.{name}.shape", [channels, target], axis=0)
+        value = parts.node(
+            "Resize",
+            f"prepare.{name}",
+            [value, "", "", shape],
+            mode=_MODES[spec.interpolation],
+            antialias=1,
+            coordinate_transformation_mode="half_pixel",
+            cubic_coeff_a=_PILLOW_A,
+            exclude_outside=1,
+        )
+    return value
 
 
 def _crop(parts: _Parts, spec: PreprocessSpec, value: str, sides: str) -> str:

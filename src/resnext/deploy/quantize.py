@@ -1,83 +1,290 @@
 """[quantize] Find the ranges with which a network is computed in 8 bits.
 
-NNCF places the roundings and finds their ranges on pictures; of its result only these
-ranges are kept, so that the file needs no NNCF to run. If too many answers change, the
-layers that suffer most go back to floating point, and if that does not help, nothing is
-written.
+NNCF finds on pictures which values to round and between what; of its result only these ranges
+are kept, so that the file needs no NNCF to run, and holds the weights as they were. Then the
+network is run on other pictures. If too many answers change, values that cost little time and
+lose much are left alone, and if that does not help, nothing is written.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from resnext import weights
+from resnext import images, modelfile, preprocess, weights
 from resnext.classifier import Classifier
 from resnext.engines import graph, select
-from resnext.engines.base import LOGITS
 from resnext.engines.openvino import read_graph
-from resnext.errors import DatasetError, ImageError, ParityError
+from resnext.errors import ConfigError, DatasetError, ImageError, ParityError, listed
+from resnext.evaluation.evaluate import Question, check_target, evaluate
 from resnext.modelfile import Tensors
-from resnext.predictions import Labels
-from resnext.provenance import software
+from resnext.provenance import versions
 from resnext.quantization import Quantization
 from resnext.weights import LocalModel
 
 os.environ.setdefault("NNCF_CI", "1")  # or it reports its use over the network
 
-import nncf  # noqa: E402
-
-nncf_logger = logging.getLogger("nncf")
-nncf_logger.setLevel(logging.ERROR)
-
-FEW = 300  # pictures that ranges are found on
-LEAST = 10
+import nncf
 
 Pixels = npt.NDArray[np.uint8]
+Ranges = Mapping[str, tuple[float, float]]
+Progress = Callable[[int, int], object]
+
+FOR_RANGES, FOR_CHECK = 300, 1000  # pictures; more change nothing
+LEAST = 10
+
+_QUIET = 40  # errors only, as `logging` counts
+
+# First and last layer are a few percent of the work, and what they lose is lost for all.
+_KEPT = ("normalize.shift", "embedding")
+_BEFORE_POOL = "conv1.relu"
+
+# Which values are left alone, tried in this order; measured on the starter, 1,000 pictures:
+# 97.6 %, 98.3 % and 98.7 % of the answers stay, at 1.57, 1.46 and 1.35 times the speed of bf16.
+_WAYS: Sequence[tuple[str, tuple[str, ...]]] = (
+    ("everything", ()),
+    ("all but what is added to a shortcut", (".conv3",)),
+    ("all but the sums", (".conv3", ".downsample.0", ".downsample.1")),
+    (
+        "all but the sums and the second stage",
+        (".conv3", ".downsample.0", ".downsample.1", "layer2."),
+    ),
+)
 
 
-def find_ranges(
-    local: LocalModel, tensors: Tensors, pixels: Sequence[Pixels], *, kept: Sequence[str] = ()
-) -> Quantization:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quantized:
+    """What came out.
+
+    Args:
+        path: The model file.
+        rounded: Which values are rounded, in words.
+        values: How many.
+        agreement: Share of pictures whose best class is that of fp32, 0 to 1.
+        checked: Number of these pictures.
+        drop: Top-1 lost on labelled pictures, in points; None without such.
+        labelled: Number of these.
+        problems: Pictures that could not be read.
+    """
+
+    path: Path
+    rounded: str
+    values: int
+    agreement: float
+    checked: int
+    drop: float | None
+    labelled: int
+    problems: tuple[str, ...]
+
+    def summary(self) -> list[tuple[str, object]]:
+        """Return what people want to know."""
+        drop = "" if self.drop is None else f"{self.drop:+.2f} points on {self.labelled} pictures"
+        return [
+            ("file", self.path),
+            ("rounded", f"{self.rounded}, {self.values} values"),
+            ("same answer as fp32", f"{100 * self.agreement:.2f} % of {self.checked} pictures"),
+            ("top-1 lost", drop),
+            ("left out", f"{len(self.problems)} that cannot be read" if self.problems else ""),
+            ("next", f"resnext predict photo.jpg -m {self.path}"),
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as a JSON object."""
+        return {
+            "file": str(self.path),
+            "rounded": self.rounded,
+            "values": self.values,
+            "agreement": self.agreement,
+            "checked": self.checked,
+            "top1_drop": self.drop,
+            "labelled": self.labelled,
+            "left_out": list(self.problems),
+        }
+
+
+def quantize(
+    local: LocalModel,
+    pictures: str,
+    path: Path,
+    *,
+    labelled: str | None = None,
+    most_drop: float = 0.3,
+    least_agreement: float = 0.985,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Quantized:
+    """Write a model file that runs in 8 bits, and as before where that is asked for.
+
+    Args:
+        local: The model.
+        pictures: File, folder or glob of pictures like those to come; labels play no part.
+        path: The file to write.
+        labelled: Labelled pictures, as for `evaluate`, to measure the top-1 that is lost.
+        most_drop: Points of top-1 that may be lost there.
+        least_agreement: Share of `pictures` whose best class must stay, 0 to 1.
+        force: Replace what is there.
+        progress: Called with the ways tried and those there are.
+
+    Raises:
+        ConfigError: The path will not do, or is there, or a limit is out of range.
+        DatasetError: There are too few pictures.
+        ParityError: Too many answers change, whatever is left alone.
+        OutputError: It cannot be written.
+    """
+    if not 0 <= least_agreement <= 1:
+        raise ConfigError(f"least_agreement is {least_agreement}; expected 0 to 1")
+    check_target(path, force=force)
+    seen, others, problems = _open(pictures, local)
+    tensors = weights.read_tensors(local)
+    ranges = find_ranges(local, tensors, seen)
+    check = others if len(others) >= LEAST else seen
+    with select.load(local, precision="fp32") as engine:
+        expected = engine.run(check).logits.argmax(axis=1)
+    top1 = None if labelled is None else _top1(local, labelled, "fp32")
+    tried = []
+    for number, (words, left_alone) in enumerate(_WAYS):
+        kept = {
+            name: pair for name, pair in ranges.items() if not any(x in name for x in left_alone)
+        }
+        candidate = _with(local, Quantization(ranges=kept))
+        with select.load(candidate, precision="int8") as engine:
+            agreement = float((engine.run(check).logits.argmax(axis=1) == expected).mean())
+        drop = None
+        if top1 is not None and labelled is not None and agreement >= least_agreement:
+            drop = top1[0] - _top1(candidate, labelled, "int8")[0]
+        if progress is not None:
+            progress(number + 1, len(_WAYS))
+        tried.append(f"{words}: {100 * agreement:.2f} % stay{_lost(drop)}")
+        if agreement >= least_agreement and (drop is None or drop <= most_drop):
+            break
+    else:
+        raise ParityError(
+            f"{local.document.name} loses too much in 8 bits: {listed(tried, most=len(_WAYS))};"
+            f" expected {100 * least_agreement:g} % and at most {most_drop:g} points lost",
+            hint="give --calibrate more pictures of the kind that will come",
+        )
+    facts = {
+        "method": "NNCF, ranges from the lowest to the highest value, weights by channel",
+        "software": versions("nncf", "openvino"),
+        "pictures": len(seen),
+        "rounded": words,
+        "agreement": round(agreement, 5),
+        "checked": len(check),
+        "checked_on_others": check is others,
+        "top1_drop": None if drop is None else round(drop, 3),
+        "labelled": 0 if top1 is None else top1[1],
+    }
+    document = replace(
+        local.document, name=path.stem, quantization=Quantization(ranges=kept, facts=facts)
+    )
+    modelfile.write(path, document, tensors, dtype=_dtype(tensors))
+    return Quantized(
+        path=path,
+        rounded=words,
+        values=len(kept),
+        agreement=agreement,
+        checked=len(check),
+        drop=drop,
+        labelled=0 if top1 is None else top1[1],
+        problems=problems,
+    )
+
+
+def find_ranges(local: LocalModel, tensors: Tensors, pixels: Pixels) -> Ranges:
     """Find which values of a network to round, and between what.
 
     Args:
         local: The model.
         tensors: Its `state_dict`.
-        pixels: (S, S, 3) prepared pictures; about 300 are enough.
-        kept: Names of convolutions that stay in floating point.
+        pixels: (N, S, S, 3) prepared pictures; about 300 are enough.
 
     Returns:
-        The ranges.
+        Lowest and highest of each value, by its name in the graph.
     """
     document = local.document
     built = graph.build(document.architecture, document.preprocess, tensors)
     with graph.serialized(built) as content:
         model = read_graph(content)
-    batches = [picture[None] for picture in pixels]
+    nncf.set_log_level(_QUIET)
     quantized = nncf.quantize(
         model,
-        nncf.Dataset(batches),
-        subset_size=len(batches),
+        nncf.Dataset([picture[None] for picture in pixels]),
+        subset_size=len(pixels),
         preset=nncf.QuantizationPreset.MIXED,
-        fast_bias_correction=False,
     )
-    return Quantization(ranges=dict(_ranges(quantized)))
+    names = {node.name for node in built.graph.node}
+    return dict(_ranges(quantized, names))
 
 
-def _ranges(model: Any) -> Iterator[tuple[str, tuple[float, float]]]:
-    """Read the roundings of values, not those of weights."""
+def _ranges(model: Any, names: Container[str]) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Read the roundings of values inside the network, not those of weights."""
     for op in model.get_ops():
-        if op.get_type_name() != "FakeQuantize":
-            continue
-        source = op.input_value(0).get_node()
-        if source.get_type_name() in ("Constant", "Convert", "Multiply"):
+        name = op.input_value(0).get_node().get_friendly_name() if op.get_input_size() else ""
+        if op.get_type_name() != "FakeQuantize" or name not in names or name in _KEPT:
             continue
         low, high = (op.input_value(index).get_node().data for index in (1, 2))
-        yield source.get_friendly_name(), (float(low.min()), float(high.max()))
+        # The largest of some values is as well rounded after it is taken.
+        name = "maxpool" if name == _BEFORE_POOL else name
+        yield name, (float(low.min()), float(high.max()))
+
+
+def _open(pictures: str, local: LocalModel) -> tuple[Pixels, Pixels, tuple[str, ...]]:
+    """Prepare pictures: some to find ranges on, others to check them on."""
+    sources = list(images.iter_sources([pictures]))
+    wanted = min(len(sources), FOR_RANGES + FOR_CHECK)
+    chosen = [sources[number * len(sources) // wanted] for number in range(wanted)]
+    spec = local.document.preprocess
+    pixels, problems = [], []
+    for source in chosen:
+        try:
+            image = images.open_rgb(source, orientation=spec.orientation)
+        except ImageError as error:
+            problems.append(str(error))
+            continue
+        pixels.append(preprocess.apply(image, spec))
+    if len(pixels) < LEAST:
+        raise DatasetError(
+            f"{pictures}: {len(pixels)} pictures that can be read; expected at least {LEAST},"
+            f" better {FOR_RANGES}",
+        )
+    # Every so many, so that both parts have something of everything.
+    every = max(len(pixels) // FOR_RANGES, 1)
+    first = np.zeros(len(pixels), bool)
+    first[::every] = True
+    batch = np.stack(pixels)
+    return batch[first], batch[~first], tuple(problems)
+
+
+def _with(local: LocalModel, quantization: Quantization) -> LocalModel:
+    """Return the model as if its file had these ranges; nothing of it is cached."""
+    return replace(local, document=replace(local.document, quantization=quantization))
+
+
+def _top1(local: LocalModel, labelled: str, precision: str) -> tuple[float, int]:
+    """Return top-1 in percent on labelled pictures, and their number."""
+    with tempfile.TemporaryDirectory(prefix="resnext-") as folder:
+        path = Path(folder) / "model.safetensors"
+        tensors = weights.read_tensors(local)
+        modelfile.write(path, local.document, tensors, dtype=_dtype(tensors))
+        with (
+            Classifier(path, precision=precision) as classifier,
+            evaluate(classifier, Question(data=labelled)) as found,
+        ):
+            top1 = found.figures["top1"]
+            return 100 * float(top1["accuracy"]), int(found.figures["data"]["evaluated"])
+
+
+def _dtype(tensors: Tensors) -> str:
+    kinds = {str(tensor.dtype) for tensor in tensors.values() if tensor.ndim > 1}
+    return kinds.pop() if len(kinds) == 1 else "float32"
+
+
+def _lost(drop: float | None) -> str:
+    return "" if drop is None else f", {drop:.2f} points lost"

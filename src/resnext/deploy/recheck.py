@@ -21,7 +21,9 @@ from resnext.errors import MissingExtraError, ParityError, import_extra
 from resnext.weights import LocalModel
 
 BATCHES = (1, 2, 7)  # so many pictures at once
-MOST_LEVELS = 1  # that a pixel of the graph may be off from Pillow's
+# That a pixel of the graph may be off from Pillow's. Where both passes of the filter end exactly
+# between two levels, weights in float32 may fall to the other side twice: so few may be off by 2.
+MOST_LEVELS, FEW_PIXELS = 1, 1e-4
 _MOST_STRETCHED = 16  # long over short side: resized whole, a strip takes gigabytes
 
 Batch = npt.NDArray[np.uint8]
@@ -89,7 +91,7 @@ def _compare_pictures(
     """Compare pixels with Pillow's, and answers with ours to the same pixels."""
     ort = import_extra("resnext.engines.ort", extra="ort")
     prepare = ort.open_graph(portable.preparation(local.document.preprocess).SerializeToString())
-    difference, levels = 0.0, 0
+    difference, levels = 0.0, np.zeros(256, np.int64)
     for number, one in enumerate(golden.pictures()):
         image = images.open_rgb(one.content)
         if max(image.size) > _MOST_STRETCHED * min(image.size):
@@ -97,15 +99,21 @@ def _compare_pictures(
         batch = np.asarray(image)[None].repeat(BATCHES[number % len(BATCHES)], axis=0)
         [pixels] = prepare({portable.PICTURE: batch}, [portable.PREPARED])
         ours = preprocess.apply(image, local.document.preprocess).astype(np.int16)
-        apart = int(np.abs(pixels - ours).max())
-        if apart > MOST_LEVELS:
+        apart = np.abs(pixels[0] - ours)
+        if apart.max() > MOST_LEVELS + 1:
             raise ParityError(
-                f"{path.name}: the pixels of {one.name} are off by {apart} levels of 255;"
-                f" expected at most {MOST_LEVELS}, and nothing was written"
+                f"{path.name}: the pixels of {one.name} are off by {apart.max()} levels of 255;"
+                f" expected {MOST_LEVELS}, and nothing was written"
             )
-        levels = max(levels, apart)
+        levels += np.bincount(apart.ravel(), minlength=len(levels))
         difference = max(difference, _judge(path, name, engine.run(pixels), run(batch)))
-    return difference, levels
+    more = levels[MOST_LEVELS + 1 :].sum() / levels.sum()
+    if more > FEW_PIXELS:
+        raise ParityError(
+            f"{path.name}: {100 * more:.2g} % of the pixels are off by more than {MOST_LEVELS} of"
+            f" 255 levels; expected {100 * FEW_PIXELS:.2g} %, and nothing was written"
+        )
+    return difference, int(levels.nonzero()[0].max())
 
 
 def _judge(path: Path, name: str, expected: Outputs, found: Answers) -> float:

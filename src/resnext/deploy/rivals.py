@@ -68,7 +68,6 @@ def _torchvision(local: LocalModel) -> nn.Module:
     from torchvision.models.resnet import Bottleneck, ResNet
 
     spec = local.document.architecture
-    plain = ResNeXt(spec).state_dict()
     model = ResNet(
         Bottleneck,
         list(arch.BLOCKS[spec.depth]),
@@ -76,7 +75,7 @@ def _torchvision(local: LocalModel) -> nn.Module:
         groups=spec.cardinality,
         width_per_group=spec.base_width,
     )
-    if set(plain) != set(model.state_dict()):
+    if _shapes(ResNeXt(spec)) != _shapes(model):
         raise ConfigError(f"torchvision has no {spec.name}")
     return _fill(model, local)
 
@@ -94,9 +93,13 @@ def _timm(local: LocalModel) -> nn.Module:
         cardinality=spec.cardinality,
         base_width=spec.base_width,
     )
-    if set(ResNeXt(spec).state_dict()) != set(model.state_dict()):
+    if _shapes(ResNeXt(spec)) != _shapes(model):
         raise ConfigError(f"timm has {spec.name} only with other names of tensors")
     return _fill(model, local)
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
 
 def _fill(model: nn.Module, local: LocalModel) -> nn.Module:

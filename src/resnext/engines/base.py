@@ -88,6 +88,19 @@ class GraphSource:
     eight_bits: bool = False
 
 
+def check_eight_bits(precision: str, source: GraphSource) -> None:
+    """Refuse "int8" for a model that was not quantized.
+
+    Raises:
+        ConfigError: It was not.
+    """
+    if precision == "int8" and not source.eight_bits:
+        raise ConfigError(
+            "precision is 'int8', and the model was not quantized",
+            hint="resnext quantize MODEL --calibrate PICTURES -o FILE",
+        )
+
+
 class AbstractEngine(ABC):
     """Runs one network; safe to call from many threads, which wait for each other.
 

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from resnext import cores
 from resnext.engines.base import (
     BEST_BATCH_SIZE,
     EMBEDDING,
@@ -32,6 +33,7 @@ from resnext.engines.base import (
     GraphSource,
     Outputs,
     Precision,
+    check_eight_bits,
 )
 from resnext.engines.compiled import CompiledCache, make_key
 from resnext.errors import ConfigError, EngineError, OutputError
@@ -112,13 +114,15 @@ class OpenVINOEngine(AbstractEngine):
         threads: int | None = None,
         cache: Path | None = None,
     ) -> None:
+        check_eight_bits(precision, source)
         core = _open_core()
         chosen = _choose_precision(core, precision, cache, eight_bits=source.eight_bits)
         super().__init__(source.signature, precision=chosen, best_batch_size=BEST_BATCH_SIZE)
         settings = {**_SETTINGS, **_PRECISION_SETTINGS[chosen]}
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads is {threads}; expected at least 1")
+        threads = threads or cores.limit()  # which the runtime does not look for
         if threads is not None:
-            if threads < 1:
-                raise ConfigError(f"threads is {threads}; expected at least 1")
             settings["INFERENCE_NUM_THREADS"] = str(threads)
         # In this order: the mapped file must outlive the network, which refers to its bytes,
         # also where both end with an engine that nobody closed.
@@ -243,12 +247,7 @@ def _choose_precision(
         raise ConfigError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
     if precision == "fp32":
         return "fp32"
-    if precision == "int8" and not eight_bits:
-        raise ConfigError(
-            "precision is 'int8', and the model was not quantized",
-            hint="resnext quantize MODEL --calibrate PICTURES -o FILE",
-        )
-    if eight_bits and precision in ("auto", "int8"):
+    if precision == "int8" or (eight_bits and precision == "auto"):
         return "int8"
     machine = _describe_machine(core)
     if "BF16" not in machine["capabilities"]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
+from resnext import cores
 from resnext.engines import graph
 from resnext.engines.base import (
     BEST_BATCH_SIZE,
@@ -21,10 +22,12 @@ from resnext.engines.base import (
     AbstractEngine,
     GraphSource,
     Outputs,
+    Precision,
+    check_eight_bits,
 )
 from resnext.errors import ConfigError, EngineError
 
-PRECISIONS = ("auto", "fp32")
+PRECISIONS = ("auto", "fp32", "int8")
 
 _FAILURES = (errors.Fail, errors.RuntimeException, errors.InvalidGraph, errors.InvalidArgument)
 _PROVIDERS = ["CPUExecutionProvider"]
@@ -36,7 +39,8 @@ class ORTEngine(AbstractEngine):
 
     Args:
         source: Where the graph comes from.
-        precision: "fp32", or "auto", which is the same.
+        precision: "fp32", "int8" for a model that was quantized, or "auto": the second where
+            there is such a graph.
         threads: Number of processor threads, or None for one per physical core.
 
     Raises:
@@ -56,11 +60,14 @@ class ORTEngine(AbstractEngine):
             )
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}; expected at least 1")
-        super().__init__(source.signature, precision="fp32", best_batch_size=BEST_BATCH_SIZE)
+        check_eight_bits(precision, source)
+        in_eight_bits = source.eight_bits and precision != "fp32"
+        chosen: Precision = "int8" if in_eight_bits else "fp32"
+        super().__init__(source.signature, precision=chosen, best_batch_size=BEST_BATCH_SIZE)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or 0  # 0: ONNX Runtime's own choice
+        options.intra_op_num_threads = threads or cores.limit() or 0  # 0: ONNX Runtime's own choice
         options.log_severity_level = _FATAL
-        with graph.serialized(source.build("fp32")) as model:
+        with graph.serialized(source.build(chosen)) as model:
             try:
                 self._session: Any = onnxruntime.InferenceSession(model, options, _PROVIDERS)
             except _FAILURES as error:

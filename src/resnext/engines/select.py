@@ -31,7 +31,8 @@ def load(
             is in the cache.
         engine: "openvino", "onnxruntime", "torch" (CUDA where there is a device), or
             "auto", which is OpenVINO.
-        precision: "fp32", "bf16", or "auto" for what is fastest on this machine.
+        precision: "fp32", "bf16", "int8" for a model that was quantized, or "auto" for what
+            is fastest on this machine.
         threads: Number of processor threads, or None for what suits the machine.
         feature_maps: Let the last feature maps out as well.
 
@@ -85,6 +86,7 @@ def describe(local: LocalModel, *, feature_maps: bool = False) -> GraphSource:
     """Say where the graph of a model comes from, without reading its tensors."""
     document = local.document
     architecture, preprocess = document.architecture, document.preprocess
+    eight_bits = document.quantization
 
     def build(precision: Precision) -> onnx.ModelProto:
         from resnext.engines import graph  # brings onnx, 80 ms
@@ -96,7 +98,7 @@ def describe(local: LocalModel, *, feature_maps: bool = False) -> GraphSource:
             tensors,
             precision=precision,
             feature_maps=feature_maps,
-            quantization=document.quantization,
+            quantization=eight_bits,
         )
 
     return GraphSource(
@@ -108,7 +110,7 @@ def describe(local: LocalModel, *, feature_maps: bool = False) -> GraphSource:
             feature_maps=feature_maps,
         ),
         build=build,
-        eight_bits=document.quantization is not None,
+        eight_bits=eight_bits is not None,
         # The file alone does not tell: for foreign checkpoints the rest comes from elsewhere.
         identity=make_key(
             {
@@ -116,6 +118,7 @@ def describe(local: LocalModel, *, feature_maps: bool = False) -> GraphSource:
                 "architecture": [architecture.name, architecture.num_classes],
                 "preprocess": [preprocess.input_size, preprocess.mean, preprocess.std],
                 **({"outputs": "feature maps"} if feature_maps else {}),
+                **({"ranges": dict(eight_bits.ranges)} if eight_bits else {}),
             }
         ),
     )
