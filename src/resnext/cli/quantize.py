@@ -20,11 +20,11 @@ INPUT_FAILED = 3
 )
 @click.argument("model", shell_complete=complete_model)
 @click.option("--calibrate", "pictures", required=True, type=click.Path(),
-              help="Pictures like those to come: a file, folder or glob; 300 are enough.")  # fmt: skip
+              help="Pictures like those to come: file, folder or glob; 300 do.")  # fmt: skip
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path),
               help="Model file to write, *.safetensors.")  # fmt: skip
 @click.option("--measure", "labelled", type=click.Path(),
-              help="Labelled pictures, as for evaluate: measure the top-1 that is lost.")  # fmt: skip
+              help="Labelled pictures, to measure the top-1 that is lost.")  # fmt: skip
 @click.option("--max-drop", type=click.FloatRange(min=0), default=0.3, show_default=True,
               help="Points of top-1 that may be lost there.")  # fmt: skip
 @click.option("--min-agreement", type=click.FloatRange(0, 100), default=98.5, show_default=True,
