@@ -25,7 +25,7 @@ checkpoints.pickles checkpoints.reader
 hub hub.downloads hub.cache hub.origins weights
 results results.formats results.pages results.outputs results.parquet results.sinks
 engines engines.base engines.graph engines.compiled engines.openvino engines.ort
-modules network engines.eager engines.select
+modules network engines.eager engines.tuning engines.select
 prefetch classifier
 explore explore.cam explore.gradients explore.faithfulness explore.explain explore.embedding
 explore.neighbors explore.index explore.lookup explore.sheet

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from resnext.cli.complete import complete, complete_model
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
               help="Write what was measured as JSON.")  # fmt: skip
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw it, as PNG.")
+@click.option("--remember", is_flag=True, help="From now on, auto is what was fastest here.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @click.option("--offline", is_flag=True, help="Never touch the network.")
 def benchmark(
@@ -42,6 +44,7 @@ def benchmark(
     batches: str,
     output: Path | None,
     plot: Path | None,
+    remember: bool,
     as_json: bool,
     offline: bool,
     **options: Any,
@@ -56,6 +59,7 @@ def benchmark(
     from resnext.deploy import benchmark as timing
     from resnext.errors import import_extra
     from resnext.files import atomic
+    from resnext.results.formats import printable
 
     names = [_words(given) for given in (engines, against, precisions)]
     timing.choose(*names)  # a name that is unknown is said before a download
@@ -72,6 +76,9 @@ def benchmark(
             file.write(json.dumps(report.to_json(), indent=2).encode() + b"\n")
     if plot and draw:
         draw(report, plot)
+    if remember:
+        path = timing.remember(local, report)
+        print(printable(f"note: kept in {path}"), file=sys.stderr)
     if as_json:
         text.dump(report.to_json())
     else:

@@ -14,12 +14,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from resnext import arch
 from resnext.deploy import roofline
 from resnext.deploy.certificate import machine, software
 from resnext.deploy.contender import OWN, PRECISIONS, RIVALS
+from resnext.engines import tuning
 from resnext.errors import ConfigError, EngineError, closest
 from resnext.weights import LocalModel
 
@@ -190,6 +192,29 @@ def benchmark(
         ),
         peaks=peaks,
     )
+
+
+def remember(local: LocalModel, report: Report) -> Path:
+    """Let the fastest engine of this package be what "auto" takes for a model here.
+
+    Returns:
+        The file that says so.
+
+    Raises:
+        EngineError: None of them ran.
+        OutputError: The cache cannot be written.
+    """
+    ran = [row for row in report.rows if row.engine in OWN and row.images_per_s is not None]
+    if not ran:
+        raise EngineError("no engine of this package ran; there is nothing to remember")
+    best = max(ran, key=lambda row: row.images_per_s or 0)
+    choice = tuning.Choice(
+        engine=best.engine,
+        precision=best.precision,
+        batch_size=best.batch_size,
+        images_per_s=round(best.images_per_s or 0, 2),
+    )
+    return tuning.remember(local, choice)
 
 
 def table(report: Report) -> list[tuple[str, ...]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING
 
+from resnext.engines import tuning
 from resnext.engines.base import AbstractEngine, GraphSource, Precision, Signature
 from resnext.engines.compiled import make_key
 from resnext.errors import ConfigError, ModelFileError, closest, import_extra
@@ -32,7 +34,8 @@ def load(
         engine: "openvino", "onnxruntime", "torch" (CUDA where there is a device), or
             "auto", which is OpenVINO.
         precision: "fp32", "bf16", "int8" for a model that was quantized, or "auto" for what
-            is fastest on this machine.
+            is fastest on this machine. Where `resnext benchmark --remember` has measured, and
+            engine, precision and threads are all open, it is what was fastest there.
         threads: Number of processor threads, or None for what suits the machine.
         feature_maps: Let the last feature maps out as well.
 
@@ -50,6 +53,25 @@ def load(
             f"engine is {engine!r}; expected one of {', '.join(ENGINES)}",
             hint=f"did you mean {near[0]!r}?" if near else "",
         )
+    choice = None
+    if (engine, precision, threads) == ("auto", "auto", None):
+        choice = tuning.find(local)
+    if choice is not None and is_installed(choice.engine):
+        engine, precision = choice.engine, choice.precision
+    opened = _open(local, engine, precision=precision, threads=threads, feature_maps=feature_maps)
+    if choice is not None and opened.name == choice.engine:
+        opened.best_batch_size = choice.batch_size
+    return opened
+
+
+def is_installed(engine: str) -> bool:
+    """Tell whether an engine's runtime is there, without importing it."""
+    return importlib.util.find_spec(engine) is not None
+
+
+def _open(
+    local: LocalModel, engine: str, *, precision: str, threads: int | None, feature_maps: bool
+) -> AbstractEngine:
     channels = local.document.architecture.in_chans
     if channels != 3:
         raise ModelFileError(

@@ -1,0 +1,121 @@
+"""What was found to be fastest for a model on this machine, kept until something changes.
+
+`resnext benchmark --remember` measures and writes it down; `select.load` asks for it where
+engine, precision and threads are all left open. The key is the model, the processor and the
+versions of the runtimes, so an update begins anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from resnext import cores
+from resnext.engines.compiled import make_key
+from resnext.errors import OutputError
+from resnext.files import atomic
+from resnext.provenance import versions
+from resnext.weights import LocalModel, cache_home
+
+NAME = "tuning.json"
+
+_MOST_BATCH = 1024  # a larger one is no measurement
+_ENGINES = ("openvino", "onnxruntime", "torch")
+_PRECISIONS = ("fp32", "bf16", "int8")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """What was fastest.
+
+    Args:
+        engine: Its name.
+        precision: What it computes in.
+        batch_size: Pictures at once.
+        images_per_s: How fast that was.
+    """
+
+    engine: str
+    precision: str
+    batch_size: int
+    images_per_s: float
+
+
+def find(local: LocalModel) -> Choice | None:
+    """Return what was found for a model here, or None."""
+    # The key takes longer than an answer from a warm cache may: only where there is something.
+    entries = _read(cache_home() / NAME)
+    entry = entries.get(_key(local)) if entries else None
+    if not isinstance(entry, Mapping):
+        return None
+    with contextlib.suppress(TypeError):
+        choice = Choice(**entry)
+        return choice if _is_sound(choice) else None
+    return None
+
+
+def remember(local: LocalModel, choice: Choice) -> Path:
+    """Write down what is fastest for a model here.
+
+    Returns:
+        The file.
+
+    Raises:
+        OutputError: The cache cannot be written.
+    """
+    from filelock import FileLock  # rarely needed
+
+    path = cache_home() / NAME
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            entries = {**_read(path), _key(local): asdict(choice)}
+            with atomic(path) as file:
+                file.write(json.dumps(entries, indent=1).encode())
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error}") from error
+    return path
+
+
+def _key(local: LocalModel) -> str:
+    document = local.document
+    return make_key(
+        {
+            "weights": local.sha256,
+            "architecture": [document.architecture.name, document.architecture.num_classes],
+            "input_size": document.preprocess.input_size,
+            "processor": [platform.machine(), _processor(), cores.available()],
+            "software": versions("resnext", *_ENGINES),
+        }
+    )
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(("model name", "CPU part", "flags")):
+                return line
+    return platform.processor()
+
+
+def _is_sound(choice: Choice) -> bool:
+    batch = choice.batch_size
+    return (
+        choice.engine in _ENGINES
+        and choice.precision in _PRECISIONS
+        and isinstance(batch, int)
+        and 1 <= batch <= _MOST_BATCH
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        entries = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}  # absent or damaged: measured again when asked
+    return entries if isinstance(entries, dict) else {}

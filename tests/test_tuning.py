@@ -1,0 +1,103 @@
+"""What was fastest here: kept, found again, forgotten when something changes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnext import testing, weights
+from resnext.cli import app
+from resnext.deploy import benchmark
+from resnext.engines import select, tuning
+from resnext.errors import EngineError
+from resnext.weights import LocalModel
+
+CHOICE = tuning.Choice(engine="openvino", precision="fp32", batch_size=3, images_per_s=9.5)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RESNEXT_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
+    return weights.locate(
+        testing.write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.safetensors")
+    )
+
+
+def test_what_is_kept_is_found_and_taken(tiny: LocalModel) -> None:
+    assert tuning.find(tiny) is None
+    path = tuning.remember(tiny, CHOICE)
+    assert tuning.find(tiny) == CHOICE
+    with select.load(tiny) as engine:
+        assert (engine.name, engine.precision, engine.best_batch_size) == ("openvino", "fp32", 3)
+    with select.load(tiny, threads=1) as engine:
+        assert engine.best_batch_size != 3
+    # Others are kept beside it.
+    other = replace(tiny, sha256="0" * 64)
+    tuning.remember(other, replace(CHOICE, batch_size=5))
+    assert (tuning.find(tiny), len(json.loads(path.read_text()))) == (CHOICE, 2)
+
+
+def test_another_version_begins_anew(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuning.remember(tiny, CHOICE)
+    monkeypatch.setattr(tuning, "versions", lambda *_: {"openvino": "2099.1"})
+    assert tuning.find(tiny) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "no json",
+        "[]",
+        {"engine": "abacus"},
+        {"batch_size": 0},
+        {"batch_size": "8"},
+        {"precision": "int2"},
+        {"more": 1},
+    ],
+)
+def test_what_is_damaged_counts_as_absent(damage: Any, tiny: LocalModel) -> None:
+    path = tuning.remember(tiny, CHOICE)
+    if isinstance(damage, str):
+        path.write_text(damage)
+    else:
+        [(key, entry)] = json.loads(path.read_text()).items()
+        path.write_text(json.dumps({key: {**entry, **damage}}))
+    assert tuning.find(tiny) is None
+    with select.load(tiny) as engine:
+        assert engine.name == "openvino"
+
+
+def test_a_runtime_that_is_gone_is_not_asked_for(
+    tiny: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning.remember(tiny, replace(CHOICE, engine="onnxruntime"))
+    monkeypatch.setattr(select, "is_installed", lambda _name: False)
+    with select.load(tiny) as engine:
+        assert engine.name == "openvino" and engine.best_batch_size != 3
+
+
+def test_the_command_keeps_the_fastest(tiny: LocalModel, capsys: Any) -> None:
+    arguments = ["benchmark", str(tiny.path), "--engines", "openvino", "--precisions", "fp32"]
+    arguments += ["--rounds", "1", "--seconds", "0.02", "--batches", "1,4", "--remember"]
+    assert app.run(arguments) == 0
+    assert "note: kept in" in capsys.readouterr().err
+    found = tuning.find(tiny)
+    assert found is not None and found.batch_size in (1, 4) and found.engine == "openvino"
+
+
+def test_nothing_that_ran_is_nothing_to_keep(tiny: LocalModel) -> None:
+    row = benchmark.Row(engine="torch", precision="fp32", batch_size=1, reason="not installed")
+    report = benchmark.Report(
+        model="tiny", architecture="x", input_size=32, rounds=1, rows=(row,), peaks={}
+    )
+    with pytest.raises(EngineError, match="nothing to remember"):
+        benchmark.remember(tiny, report)
