@@ -7,12 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from resnext import testing, weights
 from resnext.cli import app
-from resnext.deploy import benchmark, contender
+from resnext.deploy import benchmark
 from resnext.errors import ConfigError, EngineError
 from resnext.weights import LocalModel
 
@@ -98,34 +97,6 @@ def test_a_contender_that_dies_is_an_error(
     monkeypatch.setattr(benchmark._Contender, "take_turn", killed)
     with pytest.raises(EngineError, match="its process ended with -9"):
         benchmark.benchmark(tiny, [("openvino", "fp32")], **QUICK)
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize("name", ["torchvision", "timm"])
-def test_rivals_compute_the_same(name: str) -> None:
-    pytest.importorskip(name)
-    path = str(weights.locate("starter").path)
-    size, own = contender.open_network({
-        "model": path, "engine": "openvino", "precision": "fp32"
-    })  # fmt: skip
-    _, rival = contender.open_network({
-        "model": path, "engine": name, "precision": "fp32"
-    })  # fmt: skip
-    batch = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
-    ours: Any = own(batch)
-    theirs: Any = rival(batch)
-    assert np.abs(theirs - ours.logits).max() <= 1e-4 * np.abs(ours.logits).max()
-
-
-def test_plain_runtimes_compute_the_same(tiny: LocalModel) -> None:
-    task = {"model": str(tiny.path), "precision": "fp32"}
-    size, own = contender.open_network({**task, "engine": "openvino"})
-    _, plain = contender.open_network({**task, "engine": "plain-openvino"})
-    batch = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
-    ours: Any = own(batch)
-    theirs: Any = plain(batch)
-    # Its own choice of precision may be bfloat16.
-    assert np.abs(theirs - ours.logits).max() <= 0.05 * np.abs(ours.logits).max()
 
 
 def test_the_command_prints_a_table_and_writes_files(

@@ -6,15 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from resnext import modelfile, preprocess, testing, weights
+from resnext import preprocess, testing, weights
 from resnext.cli import app
 from resnext.deploy import export as exporting
-from resnext.deploy import golden, portable, recheck
+from resnext.deploy import golden, recheck
 from resnext.engines import openvino
-from resnext.errors import ConfigError, OutputError, ParityError
+from resnext.errors import ConfigError, OutputError
 from resnext.weights import LocalModel
 
 Captured = pytest.CaptureFixture[str]
@@ -58,50 +57,6 @@ def test_openvino_s_own_file_answers_and_says_what_it_is(tiny: LocalModel, tmp_p
     model = openvino.read_graph(tmp_path / "a.xml")
     names = json.loads(model.get_rt_info(["resnext", "class_names"]).astype(str))
     assert names == list(tiny.document.labels.class_names)
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize("name", ["a.pt", "a.pt2"])
-def test_torch_s_files_answer_and_say_what_they_are(
-    name: str, tiny: LocalModel, tmp_path: Path
-) -> None:
-    torchscript: Any = pytest.importorskip("resnext.deploy.torchscript")
-    done = exporting.export(tiny, tmp_path / name)
-    assert done.checked_with == "torch"
-    facts = torchscript.read_facts(tmp_path / name)
-    assert modelfile.document_from_json(dict(facts)) == tiny.document
-    logits, features = torchscript.run(tmp_path / name, prepared(tiny).repeat(3, axis=0))
-    assert logits.shape == (3, len(tiny.document.labels))
-    assert np.ptp(features, axis=0).max() < 1e-5
-
-
-def test_pictures_of_any_size_are_checked_pixel_by_pixel(
-    tiny: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("onnxruntime")
-    done = exporting.export(tiny, tmp_path / "a.onnx", input="picture")
-    assert done.levels in (0, 1) and done.checked_with == "onnxruntime"
-    monkeypatch.setattr(portable, "_PILLOW_A", -0.75)
-    monkeypatch.setattr(portable, "_MODES", {"bilinear": "cubic", "bicubic": "cubic"})
-    with pytest.raises(ParityError, match=r"pixels of .* are off by \d+ levels"):
-        exporting.export(tiny, tmp_path / "b.onnx", input="picture")
-    assert not (tmp_path / "b.onnx").exists()
-
-
-def test_a_file_that_answers_otherwise_is_not_left_there(
-    tiny: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build = portable.build
-
-    def spoiled(document: Any, tensors: Any, **options: Any) -> Any:
-        return build(document, {**tensors, "fc.bias": tensors["fc.bias"] + 1}, **options)
-
-    monkeypatch.setattr(portable, "build", spoiled)
-    (tmp_path / "a.onnx").write_bytes(b"precious")
-    with pytest.raises(ParityError, match="logits that are off by"):
-        exporting.export(tiny, tmp_path / "a.onnx", force=True)
-    assert [each.name for each in tmp_path.iterdir()] == ["a.onnx"]
-    assert (tmp_path / "a.onnx").read_bytes() == b"precious"
 
 
 def test_what_will_not_do_is_said_before_the_work(tiny: LocalModel, tmp_path: Path) -> None:

@@ -296,7 +296,8 @@ def test_a_graph_that_openvino_refuses_is_an_engine_error() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int8"}, "precision is 'int8'; expected one of auto, bf16, fp32"),
+        ({"precision": "int4"}, "precision is 'int4'; expected one of auto, bf16, fp32, int8"),
+        ({"precision": "int8"}, "precision is 'int8', and the model was not quantized"),
         ({"threads": 0}, "threads is 0; expected at least 1"),
     ],
 )

@@ -99,8 +99,9 @@ def test_a_graph_that_it_refuses_is_an_engine_error() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "bf16"}, "engine ort has auto, fp32\n\nhint: take engine openvino"),
-        ({"precision": "int8"}, "precision is 'int8'; engine ort has auto, fp32$"),
+        ({"precision": "bf16"}, "engine ort has auto, fp32, int8\n\nhint: take engine openvino"),
+        ({"precision": "int4"}, "precision is 'int4'; engine ort has auto, fp32, int8$"),
+        ({"precision": "int8"}, "precision is 'int8', and the model was not quantized"),
         ({"threads": 0}, "threads is 0; expected at least 1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a model file says of 8-bit arithmetic: the range of each value that is rounded.
+"""8-bit arithmetic: the range of each value that is rounded.
 
 Weights need no more than themselves: each output channel is divided into 255 levels around
 zero. A value that flows through the network gets 256 levels between a lowest and a highest,

@@ -46,7 +46,7 @@ AT_LEAST_1 = click.IntRange(min=1)
     "--precision",
     default="auto",
     show_default=True,
-    shell_complete=complete("auto bf16 fp32"),
+    shell_complete=complete("auto int8 bf16 fp32"),
     help="auto, bf16 or fp32 (exact).",
 )
 @click.option("--threads", type=AT_LEAST_1, help="CPU threads of the engine; default: all.")

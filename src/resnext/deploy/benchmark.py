@@ -1,4 +1,4 @@
-"""Time a model on this machine: engines, precisions, batches, and other libraries.
+"""Time a model: engines, precisions, batches, other libraries, in turn.
 
 Every contender runs in a process of its own (`deploy.contender`), and they take turns: a
 machine that slows down slows all of them, so ratios hold where single figures do not.

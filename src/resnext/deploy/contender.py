@@ -1,4 +1,4 @@
-"""One process that runs one network as often as it is told, and says how long it took.
+"""A process that runs one network when told, and says how long it took.
 
     python -m resnext.deploy.contender '{"model": ..., "engine": ..., "precision": ...}'
 

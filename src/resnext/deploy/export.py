@@ -1,4 +1,4 @@
-"""A model for programs that do not have this package, checked before it counts.
+"""A model for other programs, checked before it counts.
 
 onnx              ONNX Runtime, onnxruntime-web, TensorRT and most others
 openvino          OpenVINO's .xml with a .bin beside it
@@ -128,7 +128,7 @@ def export(
     path: Path,
     *,
     format: str | None = None,
-    input: Input = "prepared",
+    input: str = "prepared",
     top_k: int = 5,
     force: bool = False,
 ) -> Exported:
@@ -151,28 +151,29 @@ def export(
         OutputError: A file cannot be written.
     """
     chosen = format_of(path, format)
-    _check_options(path, chosen, input, force=force)
+    takes = _check_options(path, chosen, input, force=force)
     tensors = weights.read_tensors(local)
     with _workplace(path) as folder:
         made = folder / path.name
-        _WRITERS[chosen](made, local, tensors, input, top_k)
+        _WRITERS[chosen](made, local, tensors, takes, top_k)
         if chosen == "safetensors":  # read back bit by bit by who wrote it
             found = recheck.Found(difference=0.0, levels=None, engine="safetensors")
         else:
-            found = recheck.check(made, local, picture=input == "picture")
+            found = recheck.check(made, local, picture=takes == "picture")
         paths = _publish(folder, path)
     return Exported(
         paths=paths,
         format=chosen,
-        input=input,
+        input=takes,
         difference=found.difference,
         levels=found.levels,
         checked_with=found.engine,
     )
 
 
-def _check_options(path: Path, format: Format, input: str, *, force: bool) -> None:
-    if input not in INPUTS:
+def _check_options(path: Path, format: Format, input: str, *, force: bool) -> Input:
+    takes = next((known for known in INPUTS if known == input), None)
+    if takes is None:
         raise ConfigError(f"input is {input!r}; expected one of {', '.join(INPUTS)}")
     if input == "picture" and format != "onnx":
         raise ConfigError(
@@ -183,6 +184,7 @@ def _check_options(path: Path, format: Format, input: str, *, force: bool) -> No
         raise OutputError(f"there is no folder {path.parent}", hint=f"mkdir -p '{path.parent}'")
     if os.path.lexists(path) and not force:
         raise ConfigError(f"{path} is there already", hint="--force replaces it")
+    return takes
 
 
 @contextlib.contextmanager

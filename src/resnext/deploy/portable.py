@@ -1,4 +1,4 @@
-"""The ONNX graph that leaves the package: with classes, probabilities and its own papers.
+"""The ONNX graph that leaves: classes, probabilities, its own papers.
 
 It is the graph that the engines run, with the temperature, a softmax and the best classes
 behind it, and in its metadata all that a program needs to use it without this package. Its

@@ -145,56 +145,89 @@ def quantize(
     tensors = weights.read_tensors(local)
     ranges = find_ranges(local, tensors, seen)
     check = others if len(others) >= LEAST else seen
-    with select.load(local, precision="fp32") as engine:
-        expected = engine.run(check).logits.argmax(axis=1)
-    top1 = None if labelled is None else _top1(local, labelled, "fp32")
-    tried = []
-    for number, (words, left_alone) in enumerate(_WAYS):
+    measure = _Measure(local, check, labelled)
+    tried: list[_Way] = []
+    for words, left_alone in _WAYS:
         kept = {
             name: pair for name, pair in ranges.items() if not any(x in name for x in left_alone)
         }
-        candidate = _with(local, Quantization(ranges=kept))
-        with select.load(candidate, precision="int8") as engine:
-            agreement = float((engine.run(check).logits.argmax(axis=1) == expected).mean())
-        drop = None
-        if top1 is not None and labelled is not None and agreement >= least_agreement:
-            drop = top1[0] - _top1(candidate, labelled, "int8")[0]
+        tried.append(measure.try_way(words, kept, at_least=least_agreement))
         if progress is not None:
-            progress(number + 1, len(_WAYS))
-        tried.append(f"{words}: {100 * agreement:.2f} % stay{_lost(drop)}")
-        if agreement >= least_agreement and (drop is None or drop <= most_drop):
+            progress(len(tried), len(_WAYS))
+        if tried[-1].is_within(least_agreement, most_drop):
             break
     else:
         raise ParityError(
-            f"{local.document.name} loses too much in 8 bits: {listed(tried, most=len(_WAYS))};"
+            f"{local.document.name} loses too much in 8 bits: {listed(map(str, tried), most=len(_WAYS))};"
             f" expected {100 * least_agreement:g} % and at most {most_drop:g} points lost",
             hint="give --calibrate more pictures of the kind that will come",
         )
+    way = tried[-1]
     facts = {
         "method": "NNCF, ranges from the lowest to the highest value, weights by channel",
         "software": versions("nncf", "openvino"),
         "pictures": len(seen),
-        "rounded": words,
-        "agreement": round(agreement, 5),
+        "rounded": way.words,
+        "agreement": round(way.agreement, 5),
         "checked": len(check),
         "checked_on_others": check is others,
-        "top1_drop": None if drop is None else round(drop, 3),
-        "labelled": 0 if top1 is None else top1[1],
+        "top1_drop": None if way.drop is None else round(way.drop, 3),
+        "labelled": measure.labelled_count,
     }
-    document = replace(
-        local.document, name=path.stem, quantization=Quantization(ranges=kept, facts=facts)
-    )
+    quantization = Quantization(ranges=way.ranges, facts=facts)
+    document = replace(local.document, name=path.stem, quantization=quantization)
     modelfile.write(path, document, tensors, dtype=_dtype(tensors))
     return Quantized(
         path=path,
-        rounded=words,
-        values=len(kept),
-        agreement=agreement,
+        rounded=way.words,
+        values=len(way.ranges),
+        agreement=way.agreement,
         checked=len(check),
-        drop=drop,
-        labelled=0 if top1 is None else top1[1],
+        drop=way.drop,
+        labelled=measure.labelled_count,
         problems=problems,
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Way:
+    """One choice of values to round, and what it costs."""
+
+    words: str
+    ranges: Ranges
+    agreement: float
+    drop: float | None
+
+    def is_within(self, least_agreement: float, most_drop: float) -> bool:
+        return self.agreement >= least_agreement and (self.drop is None or self.drop <= most_drop)
+
+    def __str__(self) -> str:
+        lost = "" if self.drop is None else f", {self.drop:.2f} points lost"
+        return f"{self.words}: {100 * self.agreement:.2f} % stay{lost}"
+
+
+class _Measure:
+    """Measures what 8 bits cost, on the same pictures each time."""
+
+    def __init__(self, local: LocalModel, check: Pixels, labelled: str | None) -> None:
+        self._local, self._check, self._labelled = local, check, labelled
+        with select.load(local, precision="fp32") as engine:
+            self._expected = engine.run(check).logits.argmax(axis=1)
+        found = (0.0, 0) if labelled is None else _top1(local, labelled, "fp32")
+        self._top1, self.labelled_count = found
+
+    def try_way(self, words: str, ranges: Ranges, *, at_least: float) -> _Way:
+        """Measure; the labelled pictures only where the others are content."""
+        # As if its file had these ranges.
+        quantization = Quantization(ranges=ranges)
+        document = replace(self._local.document, quantization=quantization)
+        candidate = replace(self._local, document=document)
+        with select.load(candidate, precision="int8") as engine:
+            answers = engine.run(self._check).logits.argmax(axis=1)
+        agreement, drop = float((answers == self._expected).mean()), None
+        if self._labelled is not None and agreement >= at_least:
+            drop = self._top1 - _top1(candidate, self._labelled, "int8")[0]
+        return _Way(words=words, ranges=ranges, agreement=agreement, drop=drop)
 
 
 def find_ranges(local: LocalModel, tensors: Tensors, pixels: Pixels) -> Ranges:
@@ -262,11 +295,6 @@ def _open(pictures: str, local: LocalModel) -> tuple[Pixels, Pixels, tuple[str, 
     return batch[first], batch[~first], tuple(problems)
 
 
-def _with(local: LocalModel, quantization: Quantization) -> LocalModel:
-    """Return the model as if its file had these ranges; nothing of it is cached."""
-    return replace(local, document=replace(local.document, quantization=quantization))
-
-
 def _top1(local: LocalModel, labelled: str, precision: str) -> tuple[float, int]:
     """Return top-1 in percent on labelled pictures, and their number."""
     with tempfile.TemporaryDirectory(prefix="resnext-") as folder:
@@ -284,7 +312,3 @@ def _top1(local: LocalModel, labelled: str, precision: str) -> tuple[float, int]
 def _dtype(tensors: Tensors) -> str:
     kinds = {str(tensor.dtype) for tensor in tensors.values() if tensor.ndim > 1}
     return kinds.pop() if len(kinds) == 1 else "float32"
-
-
-def _lost(drop: float | None) -> str:
-    return "" if drop is None else f", {drop:.2f} points lost"

@@ -1,4 +1,4 @@
-"""Run an exported model in the program it is for, and hold its answers against ours."""
+"""Run an exported model where it belongs; compare its answers with ours."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""[train] The same weights in torchvision, in timm and under torch.compile."""
+"""[train] The same weights in torchvision, timm and torch.compile."""
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +43,7 @@ def open_rival(
     if threads is not None:
         torch.set_num_threads(threads)
     dtype = _DTYPES[precision]
-    model = _MAKERS[name](local).eval().to(dtype, memory_format=torch.channels_last)
+    model = _MAKERS[name](local).eval().to(dtype).to(memory_format=torch.channels_last)
     call: Any = torch.compile(model) if name == "torch-compile" else model
     scale, shift = (
         torch.from_numpy(values.astype(np.float32)).reshape(1, -1, 1, 1)
@@ -81,13 +82,13 @@ def _torchvision(local: LocalModel) -> nn.Module:
 
 
 def _timm(local: LocalModel) -> nn.Module:
-    try:
-        from timm.models.resnet import Bottleneck, ResNet
+    try:  # no extra brings it: nothing but this comparison has a use for it
+        resnet = importlib.import_module("timm.models.resnet")
     except ImportError as error:
         raise MissingExtraError("timm is not installed", hint="pip install timm") from error
     spec = local.document.architecture
-    model = ResNet(
-        Bottleneck,
+    model: nn.Module = resnet.ResNet(
+        resnet.Bottleneck,
         list(arch.BLOCKS[spec.depth]),
         num_classes=spec.num_classes,
         cardinality=spec.cardinality,

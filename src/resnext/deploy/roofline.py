@@ -1,4 +1,4 @@
-"""How fast this processor could be: its peak, found by the product of two matrices."""
+"""How fast this processor could be: the product of two large matrices."""
 
 from __future__ import annotations
 

@@ -32,6 +32,9 @@ class Portable(nn.Module):
         tensors: Its `state_dict`.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, document: ModelDocument, tensors: Tensors) -> None:
         super().__init__()
         cpu = torch.device("cpu")
@@ -74,7 +77,9 @@ def save_script(path: Path, document: ModelDocument, tensors: Tensors, facts: An
     with torch.no_grad(), warnings.catch_warnings():
         # torch asks for torch.export, which C++ programs cannot load as easily.
         warnings.simplefilter("ignore")
-        script = torch.jit.trace(module, _example(document), check_trace=False)
+        script = torch.jit.trace(  # type: ignore[no-untyped-call]
+            module, _example(document), check_trace=False
+        )
         with atomic(path) as file:
             torch.jit.save(script, file, _extra_files={FACTS: json.dumps(facts)})
 
@@ -118,7 +123,7 @@ def run(path: Path, batch: npt.NDArray[np.uint8]) -> Outputs:
         if path.suffix == ".pt2":
             loaded = torch.export.load(path).module()
         else:
-            loaded = torch.jit.load(path, map_location="cpu")
+            loaded = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
         logits, embedding = loaded(torch.from_numpy(batch))
         return logits.numpy(), embedding.numpy()
 
@@ -131,7 +136,7 @@ def read_facts(path: Path) -> Mapping[str, Any]:
         if path.suffix == ".pt2":
             torch.export.load(path, extra_files=inside)
         else:
-            torch.jit.load(path, _extra_files=inside)
+            torch.jit.load(path, _extra_files=inside)  # type: ignore[no-untyped-call]
     found: dict[str, Any] = json.loads(inside[FACTS])
     return found
 

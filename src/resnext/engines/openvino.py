@@ -241,7 +241,7 @@ def _describe_machine(core: Any) -> dict[str, Any]:
 
 
 def _choose_precision(
-    core: Any, precision: str, cache: Path | None, *, eight_bits: bool
+    core: Any, precision: str, cache: Path | None, *, eight_bits: bool = False
 ) -> Precision:
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")

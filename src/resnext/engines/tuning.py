@@ -1,4 +1,4 @@
-"""What was found to be fastest for a model on this machine, kept until something changes.
+"""What is fastest for a model on this machine, once that was measured.
 
 `resnext benchmark --remember` measures and writes it down; `select.load` asks for it where
 engine, precision and threads are all left open. The key is the model, the processor and the

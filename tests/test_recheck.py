@@ -1,0 +1,49 @@
+"""Exported models are run before they count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnext import testing, weights
+from resnext.deploy import export as exporting
+from resnext.deploy import portable
+from resnext.errors import ParityError
+from resnext.weights import LocalModel
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
+    path = testing.write_tiny_model(tmp_path_factory.mktemp("tiny") / "tiny.safetensors")
+    return weights.locate(path)
+
+
+def test_pictures_of_any_size_are_checked_pixel_by_pixel(
+    tiny: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    done = exporting.export(tiny, tmp_path / "a.onnx", input="picture")
+    assert done.levels in (0, 1) and done.checked_with == "onnxruntime"
+    monkeypatch.setattr(portable, "_PILLOW_A", -0.75)
+    monkeypatch.setattr(portable, "_MODES", {"bilinear": "cubic", "bicubic": "cubic"})
+    with pytest.raises(ParityError, match=r"pixels of .* are off by \d+ levels"):
+        exporting.export(tiny, tmp_path / "b.onnx", input="picture")
+    assert not (tmp_path / "b.onnx").exists()
+
+
+def test_a_file_that_answers_otherwise_is_not_left_there(
+    tiny: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = portable.build
+
+    def spoiled(document: Any, tensors: Any, **options: Any) -> Any:
+        return build(document, {**tensors, "fc.bias": tensors["fc.bias"] + 1}, **options)
+
+    monkeypatch.setattr(portable, "build", spoiled)
+    (tmp_path / "a.onnx").write_bytes(b"precious")
+    with pytest.raises(ParityError, match="logits that are off by"):
+        exporting.export(tiny, tmp_path / "a.onnx", force=True)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.onnx"]
+    assert (tmp_path / "a.onnx").read_bytes() == b"precious"
