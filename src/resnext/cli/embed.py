@@ -31,7 +31,7 @@ AT_LEAST_1 = click.IntRange(min=1)
               shell_complete=complete("auto openvino onnxruntime torch"),
               help="auto, openvino, onnxruntime or torch.")  # fmt: skip
 @click.option("--precision", default="auto", show_default=True,
-              shell_complete=complete("auto int8 bf16 fp32"), help="auto, bf16 or fp32.")  # fmt: skip
+              shell_complete=complete("auto int8 bf16 fp32"), help="Or bf16, fp32.")  # fmt: skip
 @click.option("--threads", type=AT_LEAST_1, help="CPU threads of the engine; default: all.")
 @click.option("--offline", is_flag=True, help="Never touch the network.")
 @click.option("--ignore-errors", is_flag=True, help="Exit 0 even if pictures failed.")

@@ -37,7 +37,7 @@ INPUT_FAILED = 3
               shell_complete=complete("auto openvino onnxruntime torch"),
               help="auto, openvino, onnxruntime or torch.")  # fmt: skip
 @click.option("--precision", default="auto", show_default=True,
-              shell_complete=complete("auto int8 bf16 fp32"), help="auto, bf16 or fp32.")  # fmt: skip
+              shell_complete=complete("auto int8 bf16 fp32"), help="Or bf16, fp32.")  # fmt: skip
 @click.option("--offline", is_flag=True, help="Never touch the network.")
 def explain(
     *,

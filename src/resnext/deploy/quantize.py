@@ -158,8 +158,8 @@ def quantize(
             break
     else:
         raise ParityError(
-            f"{local.document.name} loses too much in 8 bits: {listed(map(str, tried), most=len(_WAYS))};"
-            f" expected {100 * least_agreement:g} % and at most {most_drop:g} points lost",
+            f"{local.document.name} loses too much in 8 bits:"
+            f" {listed(map(str, tried), most=len(_WAYS))}; expected {100 * least_agreement:g} % and at most {most_drop:g} points lost",
             hint="give --calibrate more pictures of the kind that will come",
         )
     way = tried[-1]
