@@ -417,9 +417,9 @@ def test_the_starter_reaches_its_published_accuracy(shared_data: Path) -> None:
         logits = engine.run(batch).logits
     order = np.argsort(-logits, axis=1)
     assert len(target) == 5000
-    assert 100 * (order[:, 0] == target).mean() == pytest.approx(49.92, abs=0.1)
+    assert 100 * (order[:, 0] == target).mean() == pytest.approx(51.52, abs=0.1)
     assert 100 * (order[:, :5] == target[:, None]).any(axis=1).mean() == pytest.approx(
-        76.20, abs=0.1
+        76.60, abs=0.1
     )
     if HAS_BF16:
         with select.load(local, precision="bf16") as engine:
