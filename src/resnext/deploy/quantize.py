@@ -159,7 +159,8 @@ def quantize(
     else:
         raise ParityError(
             f"{local.document.name} loses too much in 8 bits:"
-            f" {listed(map(str, tried), most=len(_WAYS))}; expected {100 * least_agreement:g} % and at most {most_drop:g} points lost",
+            f" {listed(map(str, tried), most=len(_WAYS))}; expected"
+            f" {100 * least_agreement:g} % and at most {most_drop:g} points lost",
             hint="give --calibrate more pictures of the kind that will come",
         )
     way = tried[-1]
