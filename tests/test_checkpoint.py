@@ -235,8 +235,8 @@ def _save_until_killed(folder: Path, size: int) -> None:
     atomic = checkpoint.atomic
 
     @contextlib.contextmanager
-    def dying(path: Path) -> Any:
-        with atomic(path) as file:
+    def dying(path: Path, **options: Any) -> Any:
+        with atomic(path, **options) as file:
             yield Dying(file)
 
     checkpoint.atomic = dying  # type: ignore[assignment]
