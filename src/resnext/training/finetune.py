@@ -135,6 +135,19 @@ class _Options:
             )
 
 
+def check_alone() -> None:
+    """Look whether torchrun started several processes, which would all do the same.
+
+    Raises:
+        ConfigError: It did.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "a last layer is fitted by one process, and torchrun started several",
+            hint="run `resnext finetune` itself, or --full",
+        )
+
+
 def check_output(path: Path, *, force: bool = False) -> None:
     """Look, before the work, whether a model file can be written.
 
