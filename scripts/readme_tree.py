@@ -36,9 +36,9 @@ training.operations
 explore.gather
 training.augment zoo interchange testing
 training.losses training.optim training.dist training.memory training.checkpoint
-training.feed training.state training.resume training.score training.loop training.records training.plots training.report
-training.outcome training.log training.search training.teacher training.full
-training.head training.features training.finetune training.refine
+training.feed training.state training.resume training.score training.loop
+training.records training.plots training.report training.outcome training.log training.search
+training.teacher training.full training.head training.features training.finetune training.refine
 deploy deploy.reference deploy.golden deploy.peers deploy.pixels deploy.parity deploy.certificate
 evaluation.truth evaluation.matching evaluation.journal evaluation.run evaluation.judge
 evaluation.summary evaluation.wording evaluation.evaluate evaluation.plots evaluation.evidence

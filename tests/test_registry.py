@@ -19,7 +19,8 @@ def test_a_recipe_that_is_kept_to_deviates_in_nothing(name: str) -> None:
     recipe = recipes.get(name)
     own = recipe.config.model.architecture
     for architecture in {own, *recipe.numbers}:
-        config = recipe.config_for(architecture).override(["seed=3", "data.num_workers=2"])
+        free = ["seed=3", "data.num_workers=2", "data.scan=false", "data.split_seed=4"]
+        config = recipe.config_for(architecture).override(free)
         assert _but_for_what_differs(recipe, architecture, config) == []
         if recipe.dataset is not None:
             data = {

@@ -105,8 +105,8 @@ def _check_class(part: str, folder: str, others: Sequence[str]) -> None:
     else:
         hint = "put the classes beside it into a folder train"
     raise DatasetError(
-        f"{folder}: it is not clear whether this is a part with the classes {few(inner)}, or a class"
-        f" beside {few(others)}",
+        f"{folder}: it is not clear whether this is a part, with the classes {few(inner)}, or a"
+        f" class beside {few(others)}",
         hint=f"{hint}; if it is a class, put its pictures right into it",
     )
 

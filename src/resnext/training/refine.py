@@ -232,7 +232,7 @@ def _run(
 
 
 def _prepare(folder: Path, data: Data, config: TrainConfig, *, force: bool) -> None:
-    """Record what the run is asked; by force, begin anew unless that is what it is at.
+    """Record what a run is asked that begins; by force, begin anew unless it is at just that.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -242,6 +242,9 @@ def _prepare(folder: Path, data: Data, config: TrainConfig, *, force: bool) -> N
     if begun and force and not _is_at(folder, asked):
         print(f"note: {folder} begins anew (--force)", file=sys.stderr)
         checkpoint.clear(folder / "checkpoints")
+        begun = []
+    if begun:  # the run itself refuses what it was not asked
+        return
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
