@@ -38,7 +38,7 @@ EXTRA_OF = {"results.parquet": "parquet", "engines.ort": "ort"} | dict.fromkeys(
 EXTRA_OF["training.augment"] = "train"
 EXTRA_OF |= {
     f"training.{name}": "train"
-    for name in "losses optim dist memory checkpoint feed state resume score loop".split()
+    for name in "losses optim dist checkpoint feed state resume score loop".split()
 }
 EXTRA_OF |= {
     f"training.{name}": "train" for name in "plots outcome log search teacher full refine".split()

@@ -131,35 +131,36 @@ def _epochs(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_force_goes_on_with_the_run_that_is_under_way(tmp_path: Path, tiny: str) -> None:
-    folder, data = tmp_path / "mine.run", opened(26)
-    config = refine.make_config(tiny, data, device=torch.device("cpu"))
+    folder = tmp_path / "mine.run"
+    config = refine.make_config(tiny, opened(26), device=torch.device("cpu"))
     saved = folder / "checkpoints" / "step-00000001.ckpt"
 
-    def remains(*settings: str, force: bool = True, count: int = 26) -> bool:
-        refine._prepare(folder, data, config, force=False)
+    def asked(*settings: str, **others: Any) -> dict[str, Any]:
+        plain = config.override(settings).to_json()
+        return {"config": plain, "find_lr": False, "split": {"copies": None}, **others}
+
+    def remains(*settings: str, force: bool = True, **others: Any) -> bool:
+        refine._prepare(folder, asked(), force=False)
         saved.parent.mkdir(exist_ok=True)
         saved.touch()
-        changed = replace(data, split={"train": count})
-        refine._prepare(
-            folder, data if count == 26 else changed, config.override(settings), force=force
-        )
+        refine._prepare(folder, asked(*settings, **others), force=force)
         return saved.exists()
 
     assert remains()
     assert remains("data.num_workers=3", "schedule.epochs=9")
     assert not remains("optim.lr=0.5")
-    assert not remains(count=25)
+    assert not remains(find_lr=True)
+    assert not remains(split={"copies": 2})
     assert remains("optim.lr=0.5", force=False), "which the run itself refuses"
-    refine._prepare(folder, data, config.override(["optim.lr=0.5"]), force=True)
+    refine._prepare(folder, asked("optim.lr=0.5"), force=True)
     assert not saved.exists(), "what was refused is not what it is at"
-    refine._prepare(folder, data, config, force=False)
-    for content in (None, "", "[]", '{"split": {}}'):
+    for content in (None, "", "[]", "3", '{"split": {}}', '{"config": {"model": {}}}'):
         saved.touch()
         if content is None:
             (folder / "asked.json").unlink()
         else:
             (folder / "asked.json").write_text(content)
-        refine._prepare(folder, data, config, force=True)
+        refine._prepare(folder, asked(), force=True)
         assert not saved.exists(), content
 
 

@@ -1,4 +1,4 @@
-"""[torch] Memory that does not suffice: told before, or named when it happens."""
+"""Memory that does not suffice: told before, or named when it happens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LIMIT = Path("/sys/fs/cgroup")  # of a container
 
 
 def is_short(error: RuntimeError) -> bool:
-    """Tell whether an error of torch says that memory does not suffice."""
+    """Tell whether an error, of torch, says that memory does not suffice."""
     return any(words in str(error) for words in _WORDS)
 
 

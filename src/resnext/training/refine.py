@@ -37,6 +37,8 @@ ASKED = "asked.json"  # in that folder until the run is done: what it was asked
 
 _LEAST_STEPS = 4  # of an epoch: smaller batches for few pictures
 
+Asked = dict[str, Any]  # plain JSON values: `config`, `find_lr` and `split`
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refined:
@@ -221,7 +223,12 @@ def _run(
     folder = path.with_suffix(FOLDER)
     check(config, data, world_size=processes.world_size)  # before a folder is made
     if processes.is_first:
-        _prepare(folder, data, config, force=force)
+        asked = {
+            "config": config.to_json(),
+            "find_lr": find_lr,
+            "split": dict(data.split),
+        }
+        _prepare(folder, asked, force=force)
     processes.wait()
     outcome = full.run(data, config, folder, find_lr=find_lr, processes=processes)
     if processes.is_first:
@@ -231,13 +238,12 @@ def _run(
     return outcome
 
 
-def _prepare(folder: Path, data: Data, config: TrainConfig, *, force: bool) -> None:
+def _prepare(folder: Path, asked: Asked, *, force: bool) -> None:
     """Record what a run is asked that begins; by force, begin anew unless it is at just that.
 
     Raises:
         OutputError: The folder cannot be written.
     """
-    asked = {"config": config.to_json(), "split": dict(data.split)}
     begun = checkpoint.found(folder / "checkpoints")
     if begun and force and not _is_at(folder, asked):
         print(f"note: {folder} begins anew (--force)", file=sys.stderr)
@@ -252,13 +258,12 @@ def _prepare(folder: Path, data: Data, config: TrainConfig, *, force: bool) -> N
     records.write_json(folder / ASKED, asked)
 
 
-def _is_at(folder: Path, asked: dict[str, Any]) -> bool:
+def _is_at(folder: Path, asked: Asked) -> bool:
     """Tell whether a run is under way that was asked the same, but for how it is computed."""
     before = records.read_json(folder / ASKED)
-    if not isinstance(before, dict) or before.get("split") != asked["split"]:
-        return False
     try:
-        configs = [TrainConfig.from_json(each["config"]) for each in (before, asked)]
-    except (ConfigError, KeyError):
-        return False
-    return set(differences(*configs)) <= MAY_CHANGE
+        configs = [TrainConfig.from_json(each.pop("config")) for each in (before, {**asked})]
+    except (AttributeError, ConfigError, KeyError, TypeError):
+        return False  # none, or one that cannot be read
+    same = {key: asked[key] for key in asked if key != "config"}
+    return before == same and set(differences(*configs)) <= MAY_CHANGE
