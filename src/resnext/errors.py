@@ -11,7 +11,7 @@ ResNeXtError
 ├── EngineError (RuntimeError)            an inference engine failed
 ├── MissingExtraError (ImportError)       an optional dependency is not installed
 ├── TrainingError (RuntimeError)          a run that cannot go on
-├── OutOfMemoryError (MemoryError)        more than the device or the machine can hold
+├── OutOfMemoryError (RuntimeError)       more than the device or the machine can hold
 ├── ParityError (ResNeXtError)            two engines disagree beyond the tolerance
 └── OutputError (OSError)                 a result that cannot be written
 """
@@ -121,7 +121,7 @@ class TrainingError(ResNeXtError, RuntimeError):
     """A training run cannot go on."""
 
 
-class OutOfMemoryError(ResNeXtError, MemoryError):
+class OutOfMemoryError(ResNeXtError, RuntimeError):
     """Something does not fit into the memory of the device or of the machine."""
 
     exit_code = 5
