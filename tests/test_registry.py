@@ -110,6 +110,14 @@ def test_another_architecture_has_its_own_number() -> None:
     assert len(recipes.deviations(other)) == 2
 
 
+def test_what_was_published_is_known_by_architecture() -> None:
+    assert registry.published(changed("torchvision-v1")) == 77.618
+    assert registry.published(changed("torchvision-v1", "optim.lr=1")) == 77.618
+    assert registry.published(changed("paper-imagenet")) == 77.8, "not promised, but known"
+    other = changed("torchvision-v1", "model.architecture=resnext26_32x4d")
+    assert registry.published(other) is registry.published(changed("default")) is None
+
+
 def test_what_has_no_recipe_deviates_in_nothing() -> None:
     config = changed("default", "recipe=custom", "optim.lr=3")
     assert recipes.deviations(config) == []
