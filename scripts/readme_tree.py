@@ -31,14 +31,14 @@ explore explore.cam explore.gradients explore.faithfulness explore.explain explo
 explore.neighbors explore.index explore.lookup explore.sheet
 training training.config training.registry training.recipes training.samples
 training.listing training.folders training.shards training.rows training.arrow training.tables
-training.layouts training.split training.scan training.data training.order
+training.layouts training.split training.scan training.data training.settings training.order
 training.operations
 explore.gather
 training.augment zoo interchange testing
-training.losses training.optim training.dist training.checkpoint training.feed training.state
-training.resume training.score training.loop training.records training.plots training.report
-training.outcome training.log training.search training.teacher training.full
-training.head training.features training.finetune training.refine
+training.losses training.optim training.dist training.memory training.checkpoint
+training.feed training.state training.resume training.score training.loop
+training.records training.plots training.report training.outcome training.log training.search
+training.teacher training.full training.head training.features training.finetune training.refine
 deploy deploy.reference deploy.golden deploy.peers deploy.pixels deploy.parity deploy.certificate
 deploy.portable deploy.torchscript deploy.recheck deploy.export
 deploy.rivals deploy.contender deploy.roofline deploy.benchmark deploy.plots

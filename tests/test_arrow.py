@@ -6,6 +6,7 @@ import io
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,22 @@ def test_what_is_unpacked_is_kept_until_the_file_changes(tmp_path: Path) -> None
     again = _rows(path, cache)
     assert len(list(cache.iterdir())) == 2
     assert [row.label for row in again] == [row.label for row in first]
+
+
+def test_of_several_processes_one_unpacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _write(_table(), tmp_path / "a.parquet", "parquet")
+    write, written = arrow._write, []
+
+    def slowly(target: Path, *rest: Any) -> None:
+        written.append(target)
+        time.sleep(0.2)  # the others are waiting by then
+        write(target, *rest)
+
+    monkeypatch.setattr(arrow, "_write", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: _rows(path, tmp_path / "cache"), range(4)))
+    assert len(written) == 1
+    assert found == [found[0]] * 4
 
 
 def test_a_full_or_forbidden_cache_is_an_output_error(tmp_path: Path) -> None:

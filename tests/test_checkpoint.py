@@ -60,6 +60,15 @@ def test_later_steps_of_an_abandoned_run_do_not_come_back(tmp_path: Path) -> Non
     assert latest[0] == checkpoint.path_of(tmp_path, 10)
 
 
+def test_all_can_be_removed_to_begin_anew(tmp_path: Path) -> None:
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, _state(step))
+    (tmp_path / "note.txt").touch()
+    checkpoint.clear(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+    checkpoint.clear(tmp_path / "absent")
+
+
 def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     left = tmp_path / ".resnext-0123456789abcdef.tmp"
     left.write_bytes(b"half")
@@ -235,8 +244,8 @@ def _save_until_killed(folder: Path, size: int) -> None:
     atomic = checkpoint.atomic
 
     @contextlib.contextmanager
-    def dying(path: Path) -> Any:
-        with atomic(path) as file:
+    def dying(path: Path, **options: Any) -> Any:
+        with atomic(path, **options) as file:
             yield Dying(file)
 
     checkpoint.atomic = dying  # type: ignore[assignment]

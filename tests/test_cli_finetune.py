@@ -16,6 +16,7 @@ pytest.importorskip("sklearn", reason="scikit-learn is not installed: resnext[fi
 from resnext import modelfile, testing
 from resnext.cli import app
 from resnext.cli import finetune as command
+from resnext.training import recipes
 
 Captured = pytest.CaptureFixture[str]
 
@@ -198,7 +199,10 @@ def test_full_goes_to_the_trainer(
         if options["seed"] == 9:
             raise Stopped("stopped at step 3")
         given.update(options, data=data, output=output)
-        return SimpleNamespace(to_json=lambda: {"file": str(output)}, problems=())
+        bad = ("bad.jpg: is empty",) if options["seed"] == 5 else ()
+        return SimpleNamespace(
+            to_json=lambda: {"file": str(output)}, problems=bad, is_first=options["seed"] != 5
+        )
 
     class Stopped(Exception):
         exit_code = 143
@@ -222,8 +226,18 @@ def test_full_goes_to_the_trainer(
     assert "--full needs DATA" in capsys.readouterr().err
     assert app.run([*arguments, "--engine", "openvino"]) == 2
     assert "--engine is openvino" in capsys.readouterr().err
+    assert app.run([*arguments, "--seed", "5"]) == 3
+    captured = capsys.readouterr()
+    assert captured.out + captured.err == "", "of several processes the first one speaks"
     assert app.run([*arguments, "--seed", "9"]) == 143
     assert "stopped at step 3; the same command goes on" in capsys.readouterr().err
+
+
+def test_the_help_names_the_batch_of_the_recipe(capsys: Captured) -> None:
+    batch_size = recipes.get("finetune").config.optim.reference_batch_size
+    assert app.run(["finetune", "--help"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert f"With --full: learning rate at batch {batch_size}, or auto" in words
 
 
 def test_the_options_do_not_grow_unseen() -> None:

@@ -108,6 +108,7 @@ def test_a_model_comes_out(
     )
     words = ["train", str(pictures), "-o", str(folder), *SMALL, "--epochs", "1", "--lr", "0.01"]
     words += ["--seed", "3", "--precision", "bf16", "--teacher", str(teacher), "--device", "cpu"]
+    words += ["--set", "data.split_seed=7", "--set", "data.val_share=0.4"]
     assert app.run([*words, "--set", "schedule.warmup_epochs=0"]) == 0
     captured = capsys.readouterr()
     assert str(folder / "best.safetensors") in captured.out
@@ -119,7 +120,8 @@ def test_a_model_comes_out(
     assert config["precision"] == "bf16"
     assert config["loss"]["teacher"] == str(teacher)
     assert config["loss"]["distill_weight"] == 0.5
-    assert document.provenance["dataset"]["split"]["seed"] == 3
+    split = document.provenance["dataset"]["split"]
+    assert (split["seed"], split["val_share"], split["val"]["pictures"]) == (7, 0.4, 6)
     for command in (["info", str(folder / "best.safetensors")], ["predict", str(pictures), "-m",
                     str(folder / "best.safetensors")]):  # fmt: skip
         assert app.run(command) == 0

@@ -58,7 +58,10 @@ def test_a_setting_has_the_type_of_its_key(setting: str, path: str, value: objec
         ("optim.nesterov=perhaps", "expected true or false"),
         ("optim.name=adam", "expected one of 'sgd', 'adamw', 'lamb'"),
         ("data.mean=0.1,0.2", r"data.mean is \[0.1, 0.2\]; expected a list of a number"),
-        ("data.test_sizes=224,4", "data.test_sizes"),
+        ("data.test_sizes=224,4", "data.test_sizes has 4, cut from a short side of 5; expected 8"),
+        ("data.test_sizes=1800", "data.test_sizes has 1800, cut from a short side of 2057; expect"),
+        ("data.val_share=1", "data.val_share is 1.0; expected 0 to 0.99"),
+        ("data.split_seed=-1", "data.split_seed is -1"),
         ("augment.crop_area=0.9,0.1", "augment.crop_area"),
         ("augment.crop_area=0,1", "augment.crop_area"),
         ("augment.erase_count=0", "augment.erase_count"),
@@ -102,6 +105,13 @@ def test_the_learning_rate_follows_the_batch() -> None:
     root = dataclasses.replace(linear, lr_scaling="sqrt")
     assert math.isclose(root.scaled_lr, 0.05)
     assert dataclasses.replace(linear, batch_size=256).scaled_lr == 0.1
+
+
+def test_another_test_size_keeps_the_share_that_is_cut_away() -> None:
+    other = PLAIN.data.at_test_size(288)
+    assert (other.test_size, other.test_resize) == (288, 329)
+    assert dataclasses.replace(other, test_size=224, test_resize=256) == PLAIN.data
+    assert PLAIN.override(["data.test_sizes=1792"]).data.at_test_size(1792).test_resize == 2048
 
 
 def test_differences_are_named_by_key() -> None:

@@ -37,6 +37,12 @@ def test_without_torchrun_there_is_one_process() -> None:
     assert dist.wrap(model, processes) is model
 
 
+def test_devices_of_one_kind_have_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU like {device.type}")
+    assert dist.kind_of(torch.device("cpu")) == "cpu"
+    assert dist.kind_of(torch.device("cuda", 3)) == "a GPU like cuda"
+
+
 def test_an_error_of_one_process_stays_what_it_is() -> None:
     alone = dist.Processes()
     for error in (RuntimeError("gloo: lost"), ValueError("other"), ConfigError("wrong")):

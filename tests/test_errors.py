@@ -31,6 +31,7 @@ def test_the_docstring_draws_every_error(kind: type[ResNeXtError]) -> None:
         ("EngineError", RuntimeError),
         ("MissingExtraError", ImportError),
         ("OutputError", OSError),
+        ("OutOfMemoryError", RuntimeError),
     ],
 )
 def test_each_error_is_what_a_caller_would_expect(kind: str, builtin: type[Exception]) -> None:

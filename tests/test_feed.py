@@ -30,7 +30,7 @@ from runs import (
 )
 
 from resnext import images
-from resnext.errors import DatasetError
+from resnext.errors import DatasetError, OutOfMemoryError
 from resnext.training import augment, feed, loop
 from resnext.training.order import Draw, Order
 from resnext.training.state import Run, TrainState
@@ -118,6 +118,18 @@ def test_cached_pictures_are_the_same(monkeypatch: Any) -> None:
     monkeypatch.setattr(images, "open_rgb", None)
     assert torch.equal(cached[Draw(5, 9)][0], expected[0])
     assert len(cached) == 26
+
+
+def test_pictures_that_do_not_fit_into_memory_are_refused(monkeypatch: Any) -> None:
+    own = _pictures()
+    needed = 26 * 8 * 8 * 4  # bytes, as Pillow keeps a pixel in four
+    monkeypatch.setattr(feed.memory, "free", lambda: needed)
+    feed.Pictures(own.samples, own.transform, cache=True)
+    monkeypatch.setattr(feed, "_PROBE", 3)
+    monkeypatch.setattr(feed.memory, "free", lambda: needed - 1)
+    with pytest.raises(OutOfMemoryError, match="^data.cache=true: 26 pictures would take") as error:
+        feed.Pictures(own.samples, own.transform, cache=True)
+    assert "data.cache=false" in error.value.hint
 
 
 def test_processes_share_the_cores(monkeypatch: Any) -> None:

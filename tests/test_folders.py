@@ -61,6 +61,28 @@ def test_train_may_be_the_name_of_a_class(tmp_path: Path) -> None:
     assert set(_found(tmp_path).values()) == {"train", "bus", "car"}
 
 
+@pytest.mark.parametrize(
+    ("names", "part", "hint"),
+    [
+        (("train/cat/1.jpg", "train/dog/2.jpg", "unlabeled/3.jpg"), "train", "/train itself"),
+        (("train/cat/1.jpg", "train/dog/2.jpg", "runs/a/batch.png"), "train", "/train itself"),
+        (("cat/1.jpg", "dog/2.jpg", "val/cat/3.jpg"), "val", "into a folder train"),
+    ],
+)
+def test_a_part_beside_other_folders_becomes_no_class(
+    names: tuple[str, ...], part: str, hint: str, tmp_path: Path
+) -> None:
+    _touch(tmp_path, *names)
+    with pytest.raises(DatasetError, match=f"/{part}: it is not clear whether this is a") as caught:
+        _read(tmp_path)
+    assert hint in caught.value.hint
+
+
+def test_a_class_with_the_name_of_a_part_has_pictures_and_may_have_folders(tmp_path: Path) -> None:
+    _touch(tmp_path, "train/1.jpg", "train/steam/2.jpg", "bus/3.jpg")
+    assert set(_found(tmp_path).values()) == {"train", "bus"}
+
+
 def test_what_is_beside_the_parts_is_left_out_and_named(tmp_path: Path) -> None:
     _touch(tmp_path, "train/a/1.jpg", "val/a/1.jpg", "test/x.jpg", "extra/a/1.jpg")
     read = _read(tmp_path)

@@ -14,7 +14,7 @@ from PIL import Image
 
 import resnext
 from resnext import modelfile, testing
-from resnext.errors import ConfigError, DatasetError, ModelNotFoundError
+from resnext.errors import ConfigError, DatasetError, ModelNotFoundError, OutOfMemoryError
 from resnext.training import data as datasets
 from resnext.training import records
 
@@ -49,8 +49,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_run_leaves_a_model_that_works(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(full.registry, "published", lambda _config: 77.618)  # for small networks
     config = runs.config("schedule.epochs=8", "recipe=torchvision-v1", "data.test_sizes=12,16")
     outcome = full.run(opened(), config, tmp_path / "run")
     assert outcome.model == tmp_path / "run" / "best.safetensors"
@@ -160,7 +161,7 @@ def test_a_teacher_is_learned_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "data", "said"),
     [
-        (["optim.batch_size=64"], {}, r"(?s)there are 26 training pictures.*--batch-size 2$"),
+        (["optim.batch_size=64"], {}, r"(?s)there are 26 training pictures.*optim.batch_size=2$"),
         (["optim.batch_size=1"], {}, "optim.batch_size is 1; expected at least 2"),
         (["loss.teacher=starter"], {}, "expected both or none"),
         (["loss.distill_weight=0.5"], {}, "expected both or none"),
@@ -175,7 +176,7 @@ def test_a_teacher_is_learned_from(tmp_path: Path) -> None:
             "several labels, and loss.teacher is 'starter', .* for one label each",
         ),
         (["patience=3"], {"val": None}, "patience is 3, and there are no pictures to validate on"),
-        (["data.test_sizes=16"], {"val": None}, r"data.test_sizes is \(16,\), and there are no"),
+        (["data.test_sizes=16"], {"val": None}, "data.test_sizes is 16, and there are no"),
         (
             ["loss.teacher=starter", "loss.distill_weight=0.5"],
             {},
@@ -254,6 +255,93 @@ def test_without_a_scan_the_first_one_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="broken.jpg: ") as error:
         full.run(opened(_with_a_bad_one()), runs.config("data.scan=false"), tmp_path)
     assert "put a readable picture in its place" in error.value.hint
+    assert "a run that begins with data.scan=true" in error.value.hint
+    # No checkpoint was written, so this one begins.
+    outcome = full.run(opened(_with_a_bad_one()), runs.config("schedule.epochs=1"), tmp_path)
+    assert [problem.name for problem in outcome.left_out] == ["broken.jpg"]
+
+
+def test_what_was_left_out_of_a_run_that_never_began_counts_no_more(tmp_path: Path) -> None:
+    records.write_json(tmp_path / "left-out.json", [{"source": "0/1", "error": "was so"}])
+    outcome = full.run(opened(), runs.config("schedule.epochs=1"), tmp_path)
+    assert outcome.left_out == ()
+    assert records.read_json(tmp_path / "left-out.json") == []
+    assert records.read_json(tmp_path / "data.json")["train_pictures"] == runs.TRAIN
+
+
+def test_classes_weigh_by_the_pictures_that_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = runs.pictures(runs.TRAIN)
+    bad = {sample.name for sample in train.samples if sample.labels == (0,)} - {"0/0", "0/3"}
+    samples = [replace(s, source=b"no picture") if s.name in bad else s for s in train.samples]
+    fitted: list[Any] = []
+
+    def fit(run: Any, _folder: Path, **_options: Any) -> Any:
+        fitted.append(run)
+        raise full.Stopped(0)
+
+    monkeypatch.setattr(full.loop, "fit", fit)
+    config = runs.config("loss.class_weights=balanced")
+    with pytest.raises(full.Stopped):
+        full.run(opened(replace(train, samples=samples)), config, tmp_path)
+    assert fitted[0].train.counts == (2, 9, 8)
+    assert fitted[0].class_weights.tolist() == pytest.approx([19 / 6, 19 / 27, 19 / 24])
+
+
+def test_other_hardware_finds_its_own_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(full.search, "find_parts", lambda _run: 1)
+    settings = ("optim.grad_accum_steps=0", "optim.batch_size=8")
+    full.run(opened(), runs.config(*settings, "schedule.epochs=1"), tmp_path)
+    assert records.read_json(tmp_path / "devices.json") == {"share": 8, "devices": ["cpu"]}
+    began_on = {"share": 4, "devices": ["a GPU"]}
+    records.write_json(tmp_path / "devices.json", began_on)  # two of them
+    monkeypatch.setattr(full.search, "find_parts", lambda _run: 4)
+    again = full.run(opened(), runs.config(*settings), tmp_path)
+    assert again.config.optim.grad_accum_steps == 4
+    said = capsys.readouterr().err
+    assert "a batch norm sees 2 pictures at once from here on" in said
+    assert "on a GPU, it saw 4" in said
+    assert records.read_json(tmp_path / "devices.json")["share"] == 8
+
+
+def test_memory_that_does_not_suffice_has_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sweep(_run: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(full.search, "find_lr", sweep)
+    with pytest.raises(OutOfMemoryError, match="memory does not suffice: CUDA out of memory"):
+        full.run(opened(), runs.config(), tmp_path, find_lr=True)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_sees_how_far_the_scan_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = Terminal()
+    monkeypatch.setattr(full.sys, "stderr", said)
+    monkeypatch.setattr(full, "_BETWEEN", 0.0)
+    full.run(opened(), runs.config("schedule.epochs=1"), tmp_path)
+    shown = said.getvalue()
+    assert "\r\x1b[K26 of 36 pictures looked through" in shown
+    assert "\r\x1b[K36 of 36 pictures looked through\r\x1b[K" in shown
+
+
+def test_what_several_labels_mean_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = runs.pictures(runs.TRAIN, multi_label=True)
+    full.run(opened(train, None), runs.config("loss.kind=bce", "schedule.epochs=1"), tmp_path)
+    said = capsys.readouterr().err
+    assert "note: pictures have several labels: the network learns a yes or no" in said
 
 
 def test_other_weights_to_start_from_stop_the_run(tmp_path: Path) -> None:

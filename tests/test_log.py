@@ -84,6 +84,8 @@ def test_the_best_and_the_last_model_say_what_they_are(folder: Path) -> None:
         assert document.provenance["config"] == runs.config().to_json()
         assert document.provenance["dataset"]["split"] == {"kind": "given"}
         assert "torch " in document.provenance["software"]
+        chosen = ", which chose the epoch" if name == "best" else ""
+        assert document.metrics["data"] == f"10 validation pictures of the run{chosen}"
 
 
 def test_the_last_model_answers_as_the_network_does(folder: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ from runs import (
 )
 from torch import nn
 
-from resnext.errors import TrainingError
+from resnext.errors import OutOfMemoryError, TrainingError
 from resnext.training import checkpoint, dist, loop
 from resnext.training.dist import Processes
 from resnext.training.state import Run, TrainState, start
@@ -221,7 +221,7 @@ class _FrozenNorm(nn.BatchNorm2d):
 
 
 @pytest.mark.parametrize(
-    ("parts", "kind"),  # of 6 pictures: 3 + 3, 2 + 2 + 2, each alone
+    ("parts", "kind"),  # of 6 pictures: 3 + 3, 2 + 2 + 1 + 1, each alone
     [(2, "cross_entropy"), (4, "cross_entropy"), (7, "bce")],
 )
 def test_parts_add_up_to_the_batch(parts: int, kind: str) -> None:
@@ -243,6 +243,16 @@ def test_parts_add_up_to_the_batch(parts: int, kind: str) -> None:
     assert 0 < gap < 1e-6
 
 
+@pytest.mark.parametrize(("parts", "sizes"), [(3, [3, 2, 2]), (2, [4, 3]), (9, [1] * 7), (0, [7])])
+def test_parts_are_even(parts: int, sizes: list[int]) -> None:
+    """The last of 3, 3 and 1 pictures would be too small for a batch norm."""
+    run = make(f"optim.grad_accum_steps={parts}", "optim.batch_size=7")
+    state, seen = start(run), []
+    state.model.register_forward_pre_hook(lambda _module, inputs: seen.append(len(inputs[0])))
+    loop.train_step(state, *batch(run), run)
+    assert seen == sizes
+
+
 def test_gradients_are_clipped() -> None:
     run = make("optim.clip_norm=0.01", "optim.weight_decay=0", "optim.norm_weight_decay=0",
                "optim.lr=1", "optim.momentum=0", "optim.reference_batch_size=4")  # fmt: skip
@@ -260,8 +270,11 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step() -> None:
     loop.train_step(state, *batch(run), run)
     state.model.fc.bias.data[0] = math.nan
     before = copy.deepcopy(state.to_save())
-    with pytest.raises(TrainingError, match=r"the loss is nan at step 1 \(epoch 0\.17, learning"):
+    with pytest.raises(
+        TrainingError, match=r"the loss is nan at step 1 \(epoch 0\.17, learning"
+    ) as caught:
         loop.train_step(state, *batch(run, 1), run)
+    assert "in another folder, with a lower optim.lr" in caught.value.hint, "this one refuses it"
     state.model.fc.bias.data[0] = before["model"]["fc.bias"][0] = 0
     for parts in ("model", "optimizer"):
         changed = differences(before[parts], state.to_save()[parts])
@@ -408,6 +421,18 @@ def test_a_run_reports_what_it_did(tmp_path: Path) -> None:
     again = _Hearing()
     loop.fit(make(), tmp_path, listener=again)
     assert (again.starts, again.losses, again.reports) == ([STEPS], [], [])
+
+
+def test_memory_that_does_not_suffice_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(state: TrainState, *_rest: Any) -> float:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(loop, "train_step", step)
+    with pytest.raises(OutOfMemoryError, match="CUDA out of memory") as caught:
+        loop.fit(make("optim.grad_accum_steps=2"), tmp_path)
+    assert "optim.grad_accum_steps=4" in caught.value.hint
 
 
 def test_a_network_learns(tmp_path: Path) -> None:

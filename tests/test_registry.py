@@ -19,7 +19,8 @@ def test_a_recipe_that_is_kept_to_deviates_in_nothing(name: str) -> None:
     recipe = recipes.get(name)
     own = recipe.config.model.architecture
     for architecture in {own, *recipe.numbers}:
-        config = recipe.config_for(architecture).override(["seed=3", "data.num_workers=2"])
+        free = ["seed=3", "data.num_workers=2", "data.scan=false", "data.split_seed=4"]
+        config = recipe.config_for(architecture).override(free)
         assert _but_for_what_differs(recipe, architecture, config) == []
         if recipe.dataset is not None:
             data = {
@@ -107,6 +108,14 @@ def test_another_architecture_has_its_own_number() -> None:
     other = changed("torchvision-v2", "model.architecture=resnext26_32x4d")
     assert recipes.promised(other) is None
     assert len(recipes.deviations(other)) == 2
+
+
+def test_what_was_published_is_known_by_architecture() -> None:
+    assert registry.published(changed("torchvision-v1")) == 77.618
+    assert registry.published(changed("torchvision-v1", "optim.lr=1")) == 77.618
+    assert registry.published(changed("paper-imagenet")) == 77.8, "not promised, but known"
+    other = changed("torchvision-v1", "model.architecture=resnext26_32x4d")
+    assert registry.published(other) is registry.published(changed("default")) is None
 
 
 def test_what_has_no_recipe_deviates_in_nothing() -> None:

@@ -79,7 +79,7 @@ def test_the_page_says_what_was_done(tmp_path: Path) -> None:
         "2 of 9 epochs on 1,234 pictures of 2 classes, evaluated on 56",
         "87.50 %",
         "99.00 %",
-        "1:20 min",
+        "1:20",
         "1,500",
         "schedule.epochs is 9; the recipe has 90",
         "20 % of each class were set aside to validate on, by seed 3",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from resnext import images, testing
 from resnext.errors import DatasetError
 from resnext.predictions import Labels
 from resnext.training.samples import Sample, SampleSet
-from resnext.training.scan import Problem, scan, without
+from resnext.training.scan import Problem, cores, scan, without
 
 
 @pytest.fixture
@@ -67,6 +68,18 @@ def test_pictures_are_decoded_at_once(pictures: SampleSet, monkeypatch: Any) -> 
 
     monkeypatch.setattr(images, "open_rgb", together)
     assert scan(pictures, threads=2) == []
+
+
+def test_processes_of_a_machine_share_its_cores(pictures: SampleSet, monkeypatch: Any) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    assert cores() == 12
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert cores() == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "64")
+    assert cores() == 1
+    seen: list[tuple[int, int]] = []
+    scan(pictures, progress=lambda done, total: seen.append((done, total)))
+    assert seen[0] == (16, 40), "one thread looks at so many before progress is told"
 
 
 def test_a_scan_can_be_stopped(pictures: SampleSet) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from resnext.errors import ConfigError, TrainingError
+from resnext.errors import ConfigError, OutOfMemoryError, TrainingError
 
 torch: Any = pytest.importorskip("torch")
 import runs  # noqa: E402
@@ -113,7 +113,16 @@ def test_a_real_sweep_finds_a_rate_that_learns() -> None:
 
 @pytest.mark.parametrize(
     ("batch_size", "size", "world_size", "parts"),
-    [(32, 224, 1, 1), (256, 224, 1, 8), (256, 224, 8, 1), (256, 32, 1, 1), (3, 2048, 1, 3)],
+    # At most so many that two pictures are left for a batch norm.
+    [
+        (32, 224, 1, 1),
+        (256, 224, 1, 8),
+        (256, 224, 8, 1),
+        (256, 32, 1, 1),
+        (3, 2048, 1, 1),
+        (8, 1600, 1, 4),
+        (8, 1600, 2, 2),
+    ],
 )
 def test_parts_on_the_processor(
     batch_size: int, size: int, world_size: int, parts: int, monkeypatch: Any
@@ -145,7 +154,7 @@ def memory_for(monkeypatch: Any, pictures: int, error: str = "CUDA out of memory
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
-@pytest.mark.parametrize(("pictures", "parts"), [(24, 1), (12, 2), (7, 4), (2, 16), (1, 24)])
+@pytest.mark.parametrize(("pictures", "parts"), [(24, 1), (12, 2), (7, 4), (3, 8), (2, 12)])
 def test_parts_on_a_device_are_as_few_as_fit(
     pictures: int, parts: int, multi_label: bool, monkeypatch: Any
 ) -> None:
@@ -173,10 +182,35 @@ def test_the_mean_is_there_when_memory_is_tried(monkeypatch: Any) -> None:
     assert kept == [0.99]
 
 
-def test_a_picture_that_does_not_fit_is_an_error(monkeypatch: Any) -> None:
-    memory_for(monkeypatch, 0)
-    with pytest.raises(ConfigError, match="one picture of 8 pixels does not fit"):
+@pytest.mark.parametrize("pictures", [0, 1])
+def test_pictures_that_do_not_fit_are_an_error(pictures: int, monkeypatch: Any) -> None:
+    memory_for(monkeypatch, pictures)
+    with pytest.raises(OutOfMemoryError, match="2 pictures of 8 pixels, the fewest for a batch"):
         search.find_parts(runs.make(processes=CUDA))
+
+
+@pytest.mark.parametrize(("world_size", "parts"), [(1, 1), (2, 2)])
+def test_what_processes_exchange_takes_memory_too(
+    world_size: int, parts: int, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(runs.dist.Processes, "gather", lambda _self, value: [value])
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    held: list[int] = []
+    buckets = search._buckets
+
+    def exchanged(state: Any) -> Any:
+        made = buckets(state)
+        held.append(sum(tensor.numel() for tensor in made))
+        if len(held) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return made
+
+    monkeypatch.setattr(search, "_buckets", exchanged)
+    on_cpu = runs.dist.Processes(world_size=world_size)
+    run = runs.make("optim.batch_size=8", processes=on_cpu)
+    assert search._largest(run, 8 // world_size, 2) == parts
+    weights = sum(p.numel() for p in state.start(runs.make()).model.parameters())
+    assert held == ([] if world_size == 1 else [weights, weights])
 
 
 def test_another_size_keeps_the_share_that_is_cut_away() -> None:

@@ -49,8 +49,9 @@ def test_a_run_starts_from_weights(tmp_path: Any) -> None:
             assert torch.equal(value, weights[key])
     assert model.fc.weight.shape == (3, 1024), "as many classes as the pictures have"
     assert model.drop_rate == 0.5
-    with pytest.raises(ConfigError, match=r"resnext29_1x1d; expected resnext50_32x4d"):
+    with pytest.raises(ConfigError, match=r"resnext29_1x1d; expected resnext50_32x4d") as caught:
         start(make(f"model.pretrained={path}", "model.architecture=resnext50_32x4d"))
+    assert caught.value.hint == "--set model.architecture=resnext29_1x1d"
 
 
 def test_what_is_saved_is_all_that_changed() -> None:

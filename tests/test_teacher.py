@@ -51,7 +51,27 @@ def test_classes_are_found_by_synset_before_name() -> None:
     known = Labels(("crane", "crane"), ("n02012849", "n03126707"))
     wanted = Labels(("Kran", "Kranich"), ("n03126707", "n02012849"))
     assert teaching.find_classes("big", known, wanted) == [1, 0]
-    assert teaching.find_classes("big", known, Labels(("crane",))) == [0]
+
+
+def test_a_name_of_several_classes_is_refused() -> None:
+    known = Labels(("crane", "owl", "crane"), ("n02012849", "n01622779", "n03126707"))
+    assert teaching.find_classes("big", known, Labels(("owl",))) == [1]
+    with pytest.raises(ConfigError, match="^crane: several classes .* teacher big have") as caught:
+        teaching.find_classes("big", known, Labels(("owl", "crane")))
+    assert "synset id, such as n02012849 or n03126707 for crane" in caught.value.hint
+    # Two of the data, one of the teacher.
+    plain = Labels(("crane", "owl"))
+    with pytest.raises(ConfigError, match="^crane, crane: several classes") as caught:
+        teaching.find_classes("big", plain, Labels(("crane", "crane"), ("n02012849", "n03126707")))
+    assert "leave the teacher out" in caught.value.hint
+
+
+def test_the_names_that_imagenet_has_twice_are_refused() -> None:
+    from resnext.catalogue import imagenet1k
+
+    for name in ("crane", "maillot"):
+        with pytest.raises(ConfigError, match=f"^{name}: several classes"):
+            teaching.find_classes("big", imagenet1k(), Labels((name,)))
 
 
 def test_a_class_it_does_not_know_is_named() -> None:

@@ -11,6 +11,7 @@ ResNeXtError
 ├── EngineError (RuntimeError)            an inference engine failed
 ├── MissingExtraError (ImportError)       an optional dependency is not installed
 ├── TrainingError (RuntimeError)          a run that cannot go on
+├── OutOfMemoryError (RuntimeError)       more than the device or the machine can hold
 ├── ParityError (ResNeXtError)            two engines disagree beyond the tolerance
 └── OutputError (OSError)                 a result that cannot be written
 """
@@ -118,6 +119,12 @@ class MissingExtraError(ResNeXtError, ImportError):
 
 class TrainingError(ResNeXtError, RuntimeError):
     """A training run cannot go on."""
+
+
+class OutOfMemoryError(ResNeXtError, RuntimeError):
+    """Something does not fit into the memory of the device or of the machine."""
+
+    exit_code = 5
 
 
 class ParityError(ResNeXtError):

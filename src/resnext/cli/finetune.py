@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,13 @@ import click
 from resnext.cli import progress, text
 from resnext.cli.complete import complete_model
 from resnext.cli.options import engine_options
+from resnext.results.formats import printable
 
 INPUT_FAILED = 3
 
 
-@click.command(
-    short_help="Make a model for your own classes.",
-    epilog="Example:  resnext finetune photos/ -o pets.safetensors",
-)
+@click.command(short_help="Make a model for your own classes.",
+               epilog="Example:  resnext finetune photos/ -o pets.safetensors")  # fmt: skip
 @click.argument("data", required=False, type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path),
               help="Model file to write, *.safetensors.")  # fmt: skip
@@ -33,15 +32,14 @@ INPUT_FAILED = 3
               help="Add a class; without DATA, to a file of `finetune --head-only`.")  # fmt: skip
 @click.option("--val-share", type=click.FloatRange(0, 1, max_open=True),
               help="Share to measure on, where DATA has none.  [default: 0.2]")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0),
-              help="Of what is drawn at random.  [default: 0]")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), help="Of what is drawn.  [default: 0]")
 @click.option("--class-weights", type=click.Choice(["none", "balanced"]),
               help="balanced: rare classes count as much.  [default: none]")  # fmt: skip
-@click.option("--lr", help="With --full: learning rate at batch 256, or auto to find it.")
+@click.option("--lr", help="With --full: learning rate at batch 64, or auto to find it.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
               help="With --full: change any number of the recipe `finetune`.")  # fmt: skip
 @engine_options
-@click.option("--force", is_flag=True, help="Replace the output if it is there.")
+@click.option("--force", is_flag=True, help="Replace the output if it is there, and its run.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as one line of JSON.")
 def finetune(
     *, data: str | None, output: Path, head_only: bool | None, as_json: bool, **options: Any
@@ -53,69 +51,45 @@ def finetune(
     left out, and the exit code is 3. Without DATA, --val-share, --seed and --class-weights are by
     default those that the file was made with.
     """
-    from resnext.results.formats import printable
-
     if head_only is None:  # a class is added to a head only, which has no settings
         for_all = bool(options["settings"] or options["lr"])
         head_only = not for_all and (data is None or bool(options["added"]) or not _has_cuda())
     given = {key: value for key, value in options.items() if value is not None}
     tuned = (_tune_head if head_only else _tune_all)(data, output, **given)
-    for problem in tuned.problems:
-        print(printable(f"left out: {problem}"), file=sys.stderr)
-    print(json.dumps(tuned.to_json()) if as_json else text.pairs(tuned.summary()))
+    if head_only or tuned.is_first:
+        _say("left out", tuned.problems)
+        print(json.dumps(tuned.to_json()) if as_json else text.pairs(tuned.summary()))
     return INPUT_FAILED if tuned.problems else 0
 
 
 def _tune_head(
-    data: str | None,
-    output: Path,
-    *,
-    force: bool,
-    offline: bool,
-    settings: tuple[str, ...],
-    lr: str | None = None,
-    **options: Any,
+    data: str | None, output: Path, *, force: bool, offline: bool, settings: Any, **options: Any
 ) -> Any:
     import resnext
     from resnext.errors import ConfigError, import_extra
-    from resnext.results.formats import printable
 
-    if settings or lr:
+    if settings or "lr" in options:
         raise ConfigError("--lr and --set change how all layers learn", hint="--full")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            "a last layer is fitted by one process, and torchrun started several",
-            hint="run `resnext finetune` itself, or --full",
-        )
-
     tuning = import_extra("resnext.training.finetune", extra="finetune")
     from resnext.training.data import open_data
 
+    tuning.check_alone()
     tuning.check_output(output, force=force)
     names = ("added", "val_share", "seed", "class_weights")
     fit = {key: options.pop(key) for key in names if key in options}
     split = {key: fit[key] for key in ("val_share", "seed") if key in fit}
     opened = None if data is None else open_data(data, **split)
-    for note in () if opened is None else opened.notes:
-        print(printable(f"note: {note}"), file=sys.stderr)
+    _say("note", () if opened is None else opened.notes)
     with progress.download_bar() as downloaded:
         classifier = resnext.Classifier(offline=offline or None, progress=downloaded, **options)
     with classifier, progress.count_bar() as counted:
         tuned = tuning.tune_head(classifier, opened, output, progress=counted, **fit)
-    for note in tuned.notes:
-        print(printable(f"note: {note}"), file=sys.stderr)
+    _say("note", tuned.notes)
     return tuned
 
 
 def _tune_all(
-    data: str | None,
-    output: Path,
-    *,
-    added: tuple[Any, ...],
-    engine: str,
-    lr: str | None = None,
-    settings: tuple[str, ...],
-    **options: Any,
+    data: str | None, output: Path, *, added: Any, engine: str, settings: Any, **options: Any
 ) -> Any:
     from resnext.errors import ConfigError, import_extra
 
@@ -124,19 +98,23 @@ def _tune_all(
     if engine not in ("auto", "torch"):
         raise ConfigError(f"--engine is {engine}; expected torch, which --full computes with")
     refine = import_extra("resnext.training.refine", extra="train")
+    lr = options.pop("lr", "")
+    changes = [f"optim.lr={lr}"] if lr not in ("", "auto") else []
+    options |= {"settings": [*changes, *settings], "find_lr": lr == "auto"}
     try:
-        changes = [] if lr in (None, "auto") else [f"optim.lr={lr}"]
-        return refine.tune_all(
-            data, output, settings=[*changes, *settings], find_lr=lr == "auto", **options
-        )
+        return refine.tune_all(data, output, **options)
     except refine.Stopped as stopped:
         print(f"{stopped}; the same command goes on from there", file=sys.stderr)
         raise click.exceptions.Exit(stopped.exit_code) from stopped
 
 
+def _say(word: str, things: Iterable[object]) -> None:
+    for thing in things:
+        print(printable(f"{word}: {thing}"), file=sys.stderr)
+
+
 def _has_cuda() -> bool:
     from resnext.errors import import_extra
 
-    if importlib.util.find_spec("torch") is None:
-        return False
-    return bool(import_extra("resnext.training.dist", extra="train").has_cuda())
+    has_torch = importlib.util.find_spec("torch") is not None
+    return has_torch and bool(import_extra("resnext.training.dist", extra="train").has_cuda())

@@ -82,7 +82,7 @@ def train(
     full = import_extra("resnext.training.full", extra="train")
     from resnext.training.data import open_data
 
-    opened = open_data(data, seed=config.seed)
+    opened = open_data(data, seed=config.data.split_seed, val_share=config.data.val_share)
     with dist.joined(device) as processes:
         try:
             outcome = full.run(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -289,25 +290,38 @@ def _map(path: str) -> _Table:
 def _unpack(
     path: str, chosen: Sequence[str], batches: Iterator[pa.RecordBatch], cache: Path
 ) -> str:
-    """Write rows as plain Arrow, unless that has been done before; return where."""
+    """Write rows as plain Arrow, unless that has been done before; return where.
+
+    Of several processes, such as torchrun starts, one does it and the others wait.
+    """
     status = os.stat(path)
     key = repr((os.path.abspath(path), status.st_size, status.st_mtime_ns, *chosen))
     target = cache / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.arrow"
     if target.exists():
         return str(target)
+    guard = filelock.FileLock(f"{cache}.lock")
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        guard.acquire()
     except OSError as error:
         raise output_error(cache, error) from error
+    try:
+        if not target.exists():
+            _write(target, _read(batches, path), path)
+    finally:
+        guard.release()
+    return str(target)
+
+
+def _write(target: Path, batches: Iterator[pa.RecordBatch], path: str) -> None:
     with atomic(target) as file:
         writer = None
-        for batch in _read(batches, path):
+        for batch in batches:
             writer = writer or pa.ipc.new_stream(file, batch.schema)
             writer.write_batch(batch)
         if writer is None:
             raise DatasetError(f"{path}: has no rows")
         writer.close()
-    return str(target)
 
 
 def _read(batches: Iterator[pa.RecordBatch], path: str) -> Iterator[pa.RecordBatch]:

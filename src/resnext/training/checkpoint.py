@@ -86,6 +86,19 @@ def found(folder: Path) -> list[Path]:
     return sorted((folder / name for name in names if _NAME.fullmatch(name)), key=_step_of)
 
 
+def clear(folder: Path) -> None:
+    """Remove all checkpoints of a run, so that it begins anew.
+
+    Raises:
+        OutputError: One cannot be removed.
+    """
+    for path in found(folder):
+        try:
+            path.unlink()
+        except OSError as error:
+            raise output_error(path, error) from error
+
+
 def load(path: Path) -> State:
     """Read a checkpoint.
 

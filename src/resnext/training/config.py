@@ -43,6 +43,8 @@ class DataConfig:
     """The pictures and how they are fed.
 
     Args:
+        val_share: Share of each class to validate on, where the data has no such part.
+        split_seed: Another seed gives another choice of these.
         train_size: Side of the training crops.
         test_size: Side of the test crops, and of the model that comes out.
         test_resize: Short side before the test crop.
@@ -61,6 +63,8 @@ class DataConfig:
             read; otherwise the first of them ends the run.
     """
 
+    val_share: float = 0.2
+    split_seed: int = 0
     train_size: int = 224
     test_size: int = 224
     test_resize: int = 256
@@ -74,6 +78,11 @@ class DataConfig:
     num_workers: int = -1
     cache: bool = False
     scan: bool = True
+
+    def at_test_size(self, size: int) -> DataConfig:
+        """Return a copy for another test size, with the same share cut away."""
+        resize = round(size * self.test_resize / self.test_size)
+        return replace(self, test_size=size, test_resize=resize)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -272,8 +281,11 @@ class TrainConfig:
             value = _get(self, path)
             if not low <= value <= high:
                 raise ConfigError(f"{path} is {value}; expected {low:g} to {high:g}")
-        if not all(8 <= size <= 2048 for size in self.data.test_sizes):
-            raise ConfigError(f"data.test_sizes is {self.data.test_sizes}; expected 8 to 2048 each")
+        for size in self.data.test_sizes:
+            resize = self.data.at_test_size(size).test_resize
+            if not 8 <= size <= 2048 or not 8 <= resize <= 2048:
+                raise ConfigError(f"data.test_sizes has {size}, cut from a short side of {resize};"
+                                  " expected 8 to 2048 for both")  # fmt: skip
         low, high = self.augment.crop_area
         if not 0 < low <= high <= 1:
             raise ConfigError(f"augment.crop_area is {low}, {high}; expected 0 < low <= high <= 1")
@@ -321,6 +333,8 @@ _INF = float("inf")
 _RANGES: Mapping[str, tuple[float, float]] = {
     "model.drop_rate": (0, 0.99),
     "model.drop_path_rate": (0, 0.99),
+    "data.val_share": (0, 0.99),
+    "data.split_seed": (0, 2**63 - 1),
     "data.train_size": (8, 2048),
     "data.test_size": (8, 2048),
     "data.test_resize": (8, 2048),

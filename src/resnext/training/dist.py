@@ -76,6 +76,11 @@ def has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
+def kind_of(device: torch.device) -> str:
+    """Return the name of what computes, which devices of the same kind share."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def _check_device(kind: str) -> None:
     if kind not in ("cpu", "cuda"):
         raise ConfigError(

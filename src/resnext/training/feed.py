@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from resnext import images
 from resnext.errors import DatasetError, ImageError, ResNeXtError, TrainingError
+from resnext.training import memory
 from resnext.training.order import Draw
 from resnext.training.samples import Sample, SampleSet
+from resnext.training.scan import cores
 
 Transform = Callable[[Image.Image, int], Tensor]
 Batch = tuple[Tensor, Tensor]  # (N, 3, S, S) uint8; (N,) class indices or (N, K) of 0 and 1
+
+
+_PROBE = 64  # pictures decoded before it is known how much memory all take
+_PIXEL = 4  # bytes of one in memory, as Pillow keeps it
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,7 @@ class Pictures(Dataset[Any]):
 
     Raises:
         DatasetError: With `cache`, a picture cannot be read.
+        OutOfMemoryError: With `cache`, they do not fit into memory.
     """
 
     def __init__(self, samples: SampleSet, transform: Transform, *, cache: bool = False) -> None:
@@ -49,7 +57,7 @@ class Pictures(Dataset[Any]):
         self.transform = transform
         self._decoded: list[Image.Image] | None = None
         if cache:
-            self._decoded = [self._decode_or_raise(sample) for sample in samples.samples]
+            self._decoded = _decode_all(samples.samples)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -60,12 +68,6 @@ class Pictures(Dataset[Any]):
         if isinstance(image, Unreadable):
             return image
         return self.transform(image, draw.key), self._target(sample.labels)
-
-    def _decode_or_raise(self, sample: Sample) -> Image.Image:
-        image = _decode(sample)
-        if isinstance(image, Unreadable):
-            raise _unreadable(image)
-        return image
 
     def _target(self, labels: tuple[int, ...]) -> Tensor:
         if not self.samples.multi_label:
@@ -130,11 +132,8 @@ def naming_lost_workers() -> Iterator[None]:
 
 def choose_workers() -> int:
     """Return how many worker processes suit: the cores a training process has to itself."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    share = (cores or 1) // processes
     # Without a GPU the network needs the cores itself; one worker keeps it fed.
-    return min(share, 16) if torch.cuda.is_available() else 1
+    return min(cores(), 16) if torch.cuda.is_available() else 1
 
 
 def _decode(sample: Sample) -> Image.Image | Unreadable:
@@ -142,6 +141,25 @@ def _decode(sample: Sample) -> Image.Image | Unreadable:
         return images.open_rgb(sample.source)
     except ImageError as error:
         return Unreadable(sample.name, error.reason)
+
+
+def _decode_or_raise(sample: Sample) -> Image.Image:
+    image = _decode(sample)
+    if isinstance(image, Unreadable):
+        raise _unreadable(image)
+    return image
+
+
+def _decode_all(samples: Sequence[Sample]) -> list[Image.Image]:
+    """Decode pictures to be kept, if the first few say that all fit into memory."""
+    with ThreadPoolExecutor(cores(), thread_name_prefix="resnext-cache") as pool:
+        decoded = list(pool.map(_decode_or_raise, samples[:_PROBE]))
+        size = sum(image.width * image.height for image in decoded) * _PIXEL / len(decoded)
+        memory.check_room(
+            size * len(samples), f"data.cache=true: {len(samples):,} pictures",
+            hint="--set data.cache=false, with which a run may go on",
+        )  # fmt: skip
+        return decoded + list(pool.map(_decode_or_raise, samples[_PROBE:]))
 
 
 def _collate(items: list[tuple[Tensor, Tensor] | Unreadable]) -> Batch | Unreadable:
@@ -171,8 +189,8 @@ def _end_when_told() -> None:
 def _unreadable(picture: Unreadable) -> DatasetError:
     return DatasetError(
         f"{picture.name}: {picture.reason}",
-        hint="put a readable picture in its place, and the same command goes on; data.scan=true"
-        " leaves such pictures out when a run begins",
+        hint="put a readable picture in its place, and the same command goes on; a run that begins"
+        " with data.scan=true, the default, leaves such pictures out",
     )
 
 

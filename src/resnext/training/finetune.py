@@ -135,6 +135,19 @@ class _Options:
             )
 
 
+def check_alone() -> None:
+    """Look whether torchrun started several processes, which would all do the same.
+
+    Raises:
+        ConfigError: It did.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "a last layer is fitted by one process, and torchrun started several",
+            hint="run `resnext finetune` itself, or --full",
+        )
+
+
 def check_output(path: Path, *, force: bool = False) -> None:
     """Look, before the work, whether a model file can be written.
 
@@ -206,16 +219,10 @@ def tune_head(
     _check_counts(table, task.labels, extraction.problems)
     dtype = _matrix_dtype(tensors)
     head, scores = _fit(table, len(task.labels), dtype, options)
-    provenance = {
-        "recipe": RECIPE,
-        "base": _base(classifier),
-        "dataset": {
-            **task.record,
-            "set": store.save_set(table),
-            "left_out": len(extraction.problems),
-        },
-        **_settings(options, head),
-        "engine": classifier.engine.name,
+    dataset = {
+        **task.record,
+        "set": store.save_set(table),
+        "left_out": len(extraction.problems),
     }
     document = replace(
         classifier.document,
@@ -224,7 +231,7 @@ def tune_head(
         labels=task.labels,
         temperature=head.temperature,
         reject_threshold=head.reject_threshold,
-        provenance=provenance,
+        provenance=_provenance(classifier, dataset, options, head),
         metrics={"precision": classifier.engine.precision, **_metrics(table, head, scores)},
     )
     tensors = {**tensors, "fc.weight": head.weight, "fc.bias": head.bias}
@@ -414,13 +421,19 @@ def _fit(
     return head, score(logits, table.labels[table.held_out], temperature=head.temperature)
 
 
-def _settings(options: _Options, head: Head) -> dict[str, Any]:
+def _provenance(
+    classifier: Classifier, dataset: Mapping[str, Any], options: _Options, head: Head
+) -> dict[str, Any]:
     return {
+        "recipe": RECIPE,
+        "base": _base(classifier),
+        "dataset": dict(dataset),
         "seed": options.seed,
         "class_weights": options.class_weights,
         "strength": head.strength,
         "folds": head.folds,
         "software": software(*_PACKAGES),
+        "engine": classifier.engine.name,
     }
 
 

@@ -40,7 +40,8 @@ def read_folder(top: str) -> Listing:
         top: Absolute path.
 
     Raises:
-        DatasetError: There are no such folders, or one is empty or cannot be listed.
+        DatasetError: There are no such folders, it is not clear what one is for, or one is empty
+            or cannot be listed.
     """
     names = subfolders(top)
     parts = _parts(top, names)
@@ -82,8 +83,32 @@ def _parts(top: str, names: Sequence[str]) -> dict[str, str]:
             )
         if part:
             parts[part] = os.path.join(top, name)
+    if len(parts) in (len(names), 2, 3):
+        return parts
     # A class may be called `train` as well; then other classes stand beside it.
-    return parts if len(parts) in (len(names), 2, 3) else {}
+    for part, folder in parts.items():
+        _check_class(part, folder, [name for name in names if name != os.path.basename(folder)])
+    return {}
+
+
+def _check_class(part: str, folder: str, others: Sequence[str]) -> None:
+    """Make sure that a folder with the name of a part is a class, as those beside it are.
+
+    Raises:
+        DatasetError: It may as well be the part: it has folders, and no pictures beside them.
+    """
+    inner = subfolders(folder)
+    if not inner or files(folder, EXTENSIONS):
+        return
+    if part == "train":
+        hint = f"give {folder} itself, if its folders are the classes"
+    else:
+        hint = "put the classes beside it into a folder train"
+    raise DatasetError(
+        f"{folder}: it is not clear whether this is a part, with the classes {few(inner)}, or a"
+        f" class beside {few(others)}",
+        hint=f"{hint}; if it is a class, put its pictures right into it",
+    )
 
 
 def _read_classes(

@@ -7,29 +7,33 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from resnext import arch, modelfile, weights
+from resnext import modelfile, weights
 from resnext.errors import ConfigError, TrainingError
 from resnext.training import (
     augment,
     checkpoint,
+    dist,
     loop,
     recipes,
     records,
     registry,
     report,
     search,
+    settings,
 )
 from resnext.training.config import TrainConfig
 from resnext.training.data import Data
 from resnext.training.dist import Processes
 from resnext.training.log import BEST, LAST, RunLog
 from resnext.training.loop import Stopped
+from resnext.training.memory import naming_short_memory
 from resnext.training.outcome import tensors_of
 from resnext.training.scan import Problem, scan
 from resnext.training.state import Run, TrainState
@@ -39,8 +43,10 @@ __all__ = ["Outcome", "Stopped", "run"]
 
 SWEEP = "lr.json"  # what was tried to find the learning rate
 LEFT_OUT = "left-out.json"  # pictures that could not be read when the run began
+DEVICES = "devices.json"  # what the parts of a batch were found for
 
 _MANY = 20_000  # pictures whose decoding takes long enough to be announced
+_BETWEEN = 0.2  # seconds between changes of a line on a terminal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +121,7 @@ def run(
             is False.
         ModelNotFoundError: No such architecture, weights or teacher.
         DatasetError: A picture cannot be read.
+        OutOfMemoryError: The network, or what is to be kept in memory, does not fit.
         TrainingError: The loss is no longer a number, the folder's run was another one, or not
             all processes see the same folder.
         OutputError: A file cannot be written.
@@ -128,13 +135,14 @@ def run(
             hint="choose another folder with -o, or go on with --resume auto",
         )
     notes = _Notes(folder, processes)
-    check(config, data)
+    settings.check(config, data, world_size=processes.world_size)
     _set_backends(config)
     this = make_run(data, config, processes)
-    data, left_out = _readable(data, config, folder, notes)
+    data, left_out = _readable(data, config, notes, begun=begun)
     if left_out:
-        check(config, data)
-        this = replace(this, train=data.train, test=data.val)
+        settings.check(config, data, world_size=processes.world_size)
+        # Classes weigh by the pictures that are left.
+        this = replace(this, train=data.train, test=data.val, class_weights=None)
     this = _decide(this, notes, begun=begun, find_lr=find_lr)
     deviations = tuple(
         recipes.deviations(
@@ -144,12 +152,9 @@ def run(
             world_size=processes.world_size,
         )
     )
-    notes.say(*data.notes)
-    schedule = config.schedule
-    if schedule.warmup_epochs >= schedule.epochs:
-        notes.say(f"the learning rate only rises: {schedule.epochs} epochs, of which"
-                  f" {schedule.warmup_epochs:g} are warm-up; try schedule.warmup_epochs="
-                  f"{schedule.epochs // 5}")  # fmt: skip
+    notes.say(*data.notes, *settings.advice(this.config, data))
+    if config.data.cache and len(data.train) > _MANY:
+        notes.say(f"decoding {len(data.train):,} pictures into memory first (data.cache)")
     if recipes.is_published(this.config.recipe):
         notes.say(*deviations)
     log = RunLog(
@@ -175,7 +180,8 @@ def _agree_on_folder(folder: Path, processes: Processes) -> bool:
         TrainingError: They do not see the same.
     """
     begun = bool(checkpoint.found(folder / "checkpoints"))
-    seen = (begun, records.read_json(folder / records.CONFIG) if begun else None)
+    names = (records.CONFIG, LEFT_OUT, DEVICES) if begun else ()
+    seen = (begun, [records.read_json(folder / name) for name in names])
     if not processes.agree(seen):
         raise TrainingError(
             f"{folder}: process {processes.rank} sees another run there than other processes",
@@ -185,31 +191,44 @@ def _agree_on_folder(folder: Path, processes: Processes) -> bool:
 
 
 def _readable(
-    data: Data, config: TrainConfig, folder: Path, notes: _Notes
+    data: Data, config: TrainConfig, notes: _Notes, *, begun: bool
 ) -> tuple[Data, tuple[Problem, ...]]:
-    """Leave out the pictures that cannot be read: those that the run began without, or all."""
-    processes = notes.processes
-    known = records.read_json(folder / LEFT_OUT)
+    """Leave out the pictures that cannot be read: those that the run began without, or all.
+
+    Of a run that has no checkpoint nothing counts: pictures may have been mended since.
+    """
+    processes, path = notes.processes, notes.folder / LEFT_OUT
+    known = records.read_json(path) if begun else None
     if known is not None:
         problems = [Problem(one["source"], one["error"]) for one in known]
-    elif config.data.scan:
-        sets = [part for part in (data.train, data.val) if part is not None]
-        if (count := sum(map(len, sets))) > _MANY:
-            notes.say(f"looking through {count:,} pictures first (data.scan=false skips that)")
-        rank, size = processes.rank, processes.world_size
-        own = [p for part in sets for p in scan(part, share=slice(rank, None, size))]
-        problems = sorted(
-            {problem for found in processes.gather(own) for problem in found},
-            key=lambda problem: problem.name,
-        )
     else:
-        problems = []
-    if processes.is_first and known is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        plain = [{"source": one.name, "error": one.reason} for one in problems]
-        records.write_json(folder / LEFT_OUT, plain)
+        problems = _look_through(data, notes) if config.data.scan else []
+        if processes.is_first:
+            notes.folder.mkdir(parents=True, exist_ok=True)
+            plain = [{"source": one.name, "error": one.reason} for one in problems]
+            records.write_json(path, plain)
     processes.wait()
     return (data.without(problems) if problems else data), tuple(problems)
+
+
+def _look_through(data: Data, notes: _Notes) -> list[Problem]:
+    """Decode all pictures, each process its share of them; all get all problems."""
+    sets = [part for part in (data.train, data.val) if part is not None]
+    rank, size = notes.processes.rank, notes.processes.world_size
+    total, before = sum(map(len, sets)), 0
+    if total > _MANY:
+        notes.say(f"looking through {total:,} pictures first (data.scan=false skips that)")
+    own: list[Problem] = []
+    for part in sets:
+
+        def show(done: int, _own: int, *, before: int = before) -> None:
+            notes.show(f"{min(before + done * size, total):,} of {total:,} pictures looked through")
+
+        own += scan(part, share=slice(rank, None, size), progress=show)
+        before += len(part)
+    notes.show("")
+    found = {problem for each in notes.processes.gather(own) for problem in each}
+    return sorted(found, key=lambda problem: problem.name)
 
 
 def make_run(data: Data, config: TrainConfig, processes: Processes) -> Run:
@@ -232,51 +251,21 @@ def make_run(data: Data, config: TrainConfig, processes: Processes) -> Run:
     )
 
 
-def check(config: TrainConfig, data: Data) -> None:
-    """Look for what would make a long run fail, or be for nothing.
-
-    Raises:
-        ConfigError: Config and data do not fit together.
-        ModelNotFoundError: No such architecture.
-    """
-    arch.parse(config.model.architecture)
-    count, batch_size = len(data.train), config.optim.batch_size
-    if batch_size < 2:
-        raise ConfigError("optim.batch_size is 1; expected at least 2, which batch norm needs")
-    if count < batch_size:
-        fits = 2 ** max(int(math.log2(count)) - 3, 1)  # at least 8 steps an epoch if it can be
-        raise ConfigError(
-            f"optim.batch_size is {batch_size}, and there are {count} training pictures",
-            hint=f"try --batch-size {fits}",
-        )
-    if data.train.multi_label and config.loss.kind != "bce":
-        raise ConfigError(
-            "pictures have several labels, and loss.kind is 'cross_entropy', for one label each",
-            hint="--set loss.kind=bce",
-        )
-    if bool(config.loss.teacher) != bool(config.loss.distill_weight):
-        raise ConfigError(
-            f"loss.teacher is {config.loss.teacher!r} and loss.distill_weight"
-            f" {config.loss.distill_weight:g}; expected both or none",
-            hint="such as --teacher resnext101_64x4d --set loss.distill_weight=0.5",
-        )
-    if data.train.multi_label and config.loss.teacher:
-        raise ConfigError(
-            f"pictures have several labels, and loss.teacher is {config.loss.teacher!r}, which is"
-            " compared by a softmax, for one label each",
-            hint="leave the teacher out",
-        )
-    for key, value in (("patience", config.patience), ("data.test_sizes", config.data.test_sizes)):
-        if value and data.val is None:
-            raise ConfigError(f"{key} is {value}, and there are no pictures to validate on")
-
-
 class _Notes:
     """Says what one should know on stderr, once, not once a process."""
 
     def __init__(self, folder: Path, processes: Processes) -> None:
         self.folder = folder
         self.processes = processes
+        self._shown = 0.0
+
+    def show(self, text: str) -> None:
+        """Show on a terminal, for a moment, how far it is; "" takes it away."""
+        if not self.processes.is_first or not sys.stderr.isatty():
+            return
+        if not text or time.monotonic() - self._shown > _BETWEEN:
+            self._shown = time.monotonic()
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
     def say(self, *sentences: str) -> None:
         if self.processes.is_first:
@@ -292,12 +281,8 @@ def _decide(this: Run, notes: _Notes, *, begun: bool, find_lr: bool) -> Run:
     """Find by trial what the config leaves open, or take what the run began with."""
     saved = records.read_json(notes.folder / records.CONFIG) if begun else None
     before = None if saved is None else TrainConfig.from_json(saved)
-    optim = this.config.optim
-    if not optim.grad_accum_steps:
-        if before is not None and before.optim.batch_size == optim.batch_size:
-            parts = before.optim.grad_accum_steps
-        else:
-            parts = search.find_parts(this)
+    if not this.config.optim.grad_accum_steps:
+        parts = _find_parts(this, notes, before)
         this = _with_optim(this, grad_accum_steps=parts)
         if parts > 1:
             notes.say(f"each device computes its share of a batch in {parts} parts")
@@ -313,8 +298,31 @@ def _decide(this: Run, notes: _Notes, *, begun: bool, find_lr: bool) -> Run:
     return this
 
 
+def _find_parts(this: Run, notes: _Notes, before: TrainConfig | None) -> int:
+    """Find in how many parts a device computes its share, or take what was found for the same."""
+    processes = this.processes
+    kinds = sorted(set(processes.gather(dist.kind_of(processes.device))))
+    share = this.config.optim.batch_size // processes.world_size
+    here = {"share": share, "devices": kinds}
+    there = records.read_json(notes.folder / DEVICES) if before is not None else None
+    if before is not None and there == here:
+        return before.optim.grad_accum_steps
+    parts = search.find_parts(this)
+    if before is not None and there is not None:
+        now = math.ceil(share / parts)
+        was = math.ceil(there["share"] / before.optim.grad_accum_steps)
+        if now != was:
+            notes.say(f"a batch norm sees {now} pictures at once from here on; when the run began,"
+                      f" on {', '.join(there['devices'])}, it saw {was}")  # fmt: skip
+    if processes.is_first:
+        notes.folder.mkdir(parents=True, exist_ok=True)
+        records.write_json(notes.folder / DEVICES, here)
+    return parts
+
+
 def _sweep(this: Run, notes: _Notes) -> Run:
-    found = search.find_lr(this)
+    with naming_short_memory(this.config):
+        found = search.find_lr(this)
     optim = this.config.optim
     # Processes that round differently may find different ones: all take the mean.
     logs = [math.log(lr) for lr in this.processes.gather(found.suggested)]
@@ -338,7 +346,8 @@ def _finish(
 ) -> Outcome:
     path = folder / (LAST if this.test is None else BEST)
     if this.config.data.test_sizes:
-        _record_test_size(this, state, path, notes)
+        with naming_short_memory(this.config):
+            _record_test_size(this, state, path, notes)
     this.processes.wait()
     promised = None if deviations else recipes.promised(this.config)
     page = folder / report.NAME

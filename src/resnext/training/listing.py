@@ -30,6 +30,7 @@ PARTS = {
     "testing": "test",
 }
 SHOWN = 5  # examples in a message
+_TEST_AS_VAL = "there is no part `val`: `test` is taken for it"
 
 _SYNSET = re.compile(r"n\d{8}")
 
@@ -130,7 +131,10 @@ def choose_parts(found: Mapping[str, Content], where: str) -> Parts[Content]:
             hint="to use one part alone, give its own path",
         )
     second = next((part for part in ("val", "test") if part in found), "")
-    notes = ("the part `test` is not used",) if {"val", "test"} <= found.keys() else ()
+    notes: tuple[str, ...] = ()
+    if "test" in found:  # the best epoch is chosen by it
+        known = "val" in found
+        notes = ("the part `test` is not used" if known else _TEST_AS_VAL,)
     return Parts(train=found["train"], val=found.get(second), notes=notes)
 
 

@@ -27,6 +27,7 @@ from resnext.training.feed import Pictures, feed
 from resnext.training.loop import EpochReport, Listener, prepare
 from resnext.training.outcome import write_model
 from resnext.training.records import Record
+from resnext.training.report import duration
 from resnext.training.state import Run, TrainState
 
 BEST, LAST = "best.safetensors", "last.safetensors"
@@ -134,7 +135,8 @@ class RunLog(Listener):
             key: record[key] for key in ("top1", "top5", "val_loss") if key in record
         }
         if report.scores is not None:
-            measured["data"] = f"{report.scores.pictures:,} validation pictures of the run"
+            chosen = ", which chose the epoch" if name == BEST else ""
+            measured["data"] = f"{report.scores.pictures:,} validation pictures of the run{chosen}"
         metrics = {**measured, "epoch": report.epoch, "precision": run.config.precision}
         write_model(
             self.folder / name, state.evaluated, run, metrics=metrics, provenance=self._provenance
@@ -220,16 +222,6 @@ class Talk:
     def _write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
-
-
-def duration(seconds: float) -> str:
-    """Write a time as people read it, such as 3:07 or 2d 4:05:06."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if not hours:
-        return f"{minute}:{second:02d}"
-    return (f"{days}d " if days else "") + f"{hour}:{minute:02d}:{second:02d}"
 
 
 def num_steps(run: Run) -> int:

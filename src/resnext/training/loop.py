@@ -26,6 +26,7 @@ from resnext.errors import TrainingError
 from resnext.network import ResNeXt
 from resnext.training import augment, checkpoint, dist, losses, optim
 from resnext.training.feed import Pictures, feed, naming_lost_workers
+from resnext.training.memory import naming_short_memory
 from resnext.training.resume import check_alike, restore_latest
 from resnext.training.score import Scores, evaluate
 from resnext.training.state import Run, TrainState, start
@@ -60,7 +61,7 @@ def train_step(state: TrainState, pixels: Tensor, labels: Tensor, run: Run) -> f
         raise TrainingError(
             f"the loss is {loss} at step {state.step} (epoch {epoch:.2f}, learning rate"
             f" {config.optim.scaled_lr * factor:.3g})",
-            hint="try a lower optim.lr, or optim.clip_norm=1",
+            hint="start anew in another folder, with a lower optim.lr or optim.clip_norm=1",
         )
     if config.optim.clip_norm:
         state.scaler.unscale_(state.optimizer)
@@ -84,11 +85,12 @@ def _backward(state: TrainState, pixels: Tensor, labels: Tensor, run: Run) -> fl
     """Add up the gradients of a batch part by part; return its mean loss."""
     config = run.config
     images, targets = prepare(pixels, labels, run, step=state.step)
-    num_parts = max(config.optim.grad_accum_steps, 1)
-    parts = list(zip(images.chunk(num_parts), targets.chunk(num_parts), strict=True))
+    num_parts = min(max(config.optim.grad_accum_steps, 1), len(images))
+    # Even ones: a part of one picture would be too small for a batch norm.
+    parts = zip(images.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True)
     total = torch.zeros((), device=images.device)
     for index, (part, part_targets) in enumerate(parts):
-        last = index == len(parts) - 1  # there may be fewer than asked for
+        last = index == num_parts - 1
         with contextlib.nullcontext() if last else _no_sync(state.parallel):
             loss = _loss(state, part, part_targets, run) * (len(part) / len(images))
             state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -202,13 +204,18 @@ def fit(
         DatasetError: A picture cannot be read, or the data is not what the run began with, or
             not the same for all processes.
         ModelFileError: There are checkpoints, and none can be used.
+        OutOfMemoryError: A part of a batch, or what is to be kept in memory, does not fit.
         OutputError: A checkpoint cannot be written; the last one is as it was.
         TrainingError: The loss is no longer a number, or another process was lost.
         Stopped: SIGTERM or Ctrl-C came; a checkpoint was written.
     """
     listener = listener or Listener()
     places = folder / "checkpoints"
-    with dist.naming_lost_processes(run.processes), naming_lost_workers():
+    with (
+        dist.naming_lost_processes(run.processes),
+        naming_lost_workers(),
+        naming_short_memory(run.config),
+    ):
         check_alike(run)
         state = start(run)
         warning = restore_latest(state, run, places) if resume else ""

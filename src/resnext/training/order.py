@@ -86,7 +86,8 @@ class Order:
         if self.batch_size % world_size:
             raise ConfigError(
                 f"optim.batch_size is {self.batch_size}; expected a multiple of {world_size}, the"
-                " number of processes"
+                " number of processes",
+                hint=f"--set optim.batch_size={max(self.batch_size // world_size, 2) * world_size}",
             )
         return self.batch(epoch, step)[rank::world_size]
 

@@ -30,6 +30,9 @@ _FREE = {
     "channels_last",
     "data.num_workers",
     "data.cache",
+    "data.scan",
+    "data.split_seed",
+    "data.val_share",
     "optim.grad_accum_steps",
 }
 

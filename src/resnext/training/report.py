@@ -95,7 +95,7 @@ def _tiles(
     metrics = {} if document is None else document.metrics
     tiles = [
         Tile(f"{metrics[key]:.2f} %", label)
-        for key, label in (("top1", "best top-1"), ("top5", "its top-5"))
+        for key, label in (("top1", "best validation top-1"), ("top5", "its top-5"))
         if key in metrics
     ]
     if "epoch" in metrics:
@@ -105,7 +105,7 @@ def _tiles(
     if lines:
         tiles.append(Tile(f"{lines[-1]['loss']:.3f}", "last training loss"))
         tiles.append(Tile(f"{lines[-1]['images_per_s']:,.0f}", "images/s"))
-        tiles.append(Tile(_duration(sum(line["seconds"] for line in lines)), "training time"))
+        tiles.append(Tile(duration(sum(line["seconds"] for line in lines)), "training time"))
     return pages.tiles(tiles)
 
 
@@ -178,7 +178,11 @@ def _config(config: TrainConfig) -> str:
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write a time as people read it, such as 3:07 or 2d 4:05:06."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d} min"
+    days, hour = divmod(hours, 24)
+    if not hours:
+        return f"{minute}:{second:02d}"
+    return (f"{days}d " if days else "") + f"{hour}:{minute:02d}:{second:02d}"

@@ -11,12 +11,15 @@ from resnext.training.state import Run, TrainState
 
 _DATA = ("class list", "training set", "test set")
 _FIXED = (*_DATA, "weights")
-# What a run may go on with changed: how it is computed, and when it ends.
-_MAY_CHANGE = {
+# What a run may go on with changed: how it is computed, and when it ends. How the pictures
+# were divided is compared by the pictures.
+MAY_CHANGE = {
     "data.cache",
     "data.num_workers",
     "data.scan",
+    "data.split_seed",
     "data.test_sizes",
+    "data.val_share",
     "optim.grad_accum_steps",
     "patience",
     "recipe",
@@ -103,13 +106,15 @@ def _check_origin(path: Path, saved: checkpoint.State, run: Run) -> None:
             were = "were others" if key == "weights" else "was another"
             raise kind(
                 f"{path}: the {key} {were} when the run began",
-                hint=f"bring the {what} back as it was, or start anew in another folder",
+                hint=f"bring the {what} back as it was, start anew in another folder, or remove"
+                f" {path.parent.parent}",
             )
     config = TrainConfig.from_json(saved["config"])
     for key in differences(config, run.config):
-        if key not in _MAY_CHANGE:
+        if key not in MAY_CHANGE:
             was, now = value_of(config, key), value_of(run.config, key)
             raise ConfigError(
                 f"{path}: the run began with {key}={was}; now it is {now}",
-                hint="give the settings as they were, or start anew in another folder",
+                hint="give the settings as they were, start anew in another folder, or remove"
+                f" {path.parent.parent}",
             )

@@ -43,12 +43,12 @@ def scan(
         sample_set: The pictures.
         share: Which of them to look at.
         progress: Called now and then with the number of pictures done and that of all.
-        threads: How many decode at once; one for each core by default.
+        threads: How many decode at once; by default one for each of `cores`.
 
     Returns:
         What is wrong, in the order of the set.
     """
-    threads = threads or os.cpu_count() or 1
+    threads = threads or cores()
     samples, problems = sample_set.samples[share], []
     with ThreadPoolExecutor(threads, thread_name_prefix="resnext-scan") as pool:
         for start in range(0, len(samples), threads * _AHEAD):
@@ -57,6 +57,12 @@ def scan(
             if progress is not None:
                 progress(start + len(block), len(samples))
     return problems
+
+
+def cores() -> int:
+    """Return the cores that a process has to itself, of those that torchrun started here."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max((found or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 
 def without(sample_set: SampleSet, problems: Iterable[Problem]) -> SampleSet:

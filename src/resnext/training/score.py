@@ -20,12 +20,14 @@ class Scores:
 
     Args:
         pictures: Number of pictures.
-        loss: Mean cross entropy.
+        loss: Mean cross entropy, of the softmax or, with `loss.kind` "bce", of a yes or no for
+            each class.
         top1: Share of pictures whose best answer is right, in percent.
         top5: Share whose best five (or all, of fewer classes) have the right one.
 
     Of pictures with several labels any of these is right. A picture without a label has no
-    right answer: it counts in `pictures` only, and all others are 0 if there is no other.
+    right answer: it counts in `pictures` and in the loss of "bce" only, and the others are 0 if
+    there is no other picture.
     """
 
     pictures: int
@@ -49,32 +51,37 @@ def evaluate(model: ResNeXt, run: Run, *, batch_size: int = 64) -> Scores:
     own = [Draw(index, 0) for index in range(rank, len(run.test), world_size)]
     batches = [own[first : first + batch_size] for first in range(0, len(own), batch_size)]
     model.eval()
+    several = run.config.loss.kind == "bce"
     sums = torch.zeros(5, dtype=torch.float64)
     for pixels, labels in feed(pictures, batches, num_workers=run.config.data.num_workers):
         with run.autocast:
             logits = model(run.normalize(pixels)).float().cpu()
-        sums += _count(logits, labels)
+        sums += _count(logits, labels, several=several)
     sums = run.processes.sum(sums.to(run.processes.device)).cpu()
     count, labelled, loss, first, five = (float(value) for value in sums)
     labelled = max(labelled, 1)
     return Scores(
         pictures=round(count),
-        loss=loss / labelled,
+        loss=loss / (count if several else labelled),
         top1=100 * first / labelled,
         top5=100 * five / labelled,
     )
 
 
-def _count(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the number of pictures, of those with a label, and of these the sums of loss,
-    top-1 and top-5 hits.
+def _count(logits: Tensor, labels: Tensor, *, several: bool) -> Tensor:
+    """Return the number of pictures, of those with a label, and the sums of loss, top-1 and
+    top-5 hits; `several` for a loss of a yes or no for each class.
     """
     targets = labels
     if labels.ndim == 1:
         targets = nn.functional.one_hot(labels, logits.shape[1])
     best = logits.topk(min(5, logits.shape[1])).indices
     hits = targets.gather(1, best) > 0
-    shares = targets / targets.sum(1, keepdim=True).clamp(min=1)
-    loss = -(shares * logits.log_softmax(1)).sum()
+    if several:
+        each = nn.functional.binary_cross_entropy_with_logits
+        loss = each(logits, targets.float(), reduction="none").mean(1).sum()
+    else:
+        shares = targets / targets.sum(1, keepdim=True).clamp(min=1)
+        loss = -(shares * logits.log_softmax(1)).sum()
     labelled = targets.any(1).sum()
     return torch.tensor([len(labels), labelled, loss, hits[:, 0].sum(), hits.any(1).sum()]).double()

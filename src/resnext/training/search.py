@@ -11,17 +11,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
-from resnext.errors import ConfigError, TrainingError
+from resnext.errors import ConfigError, OutOfMemoryError, TrainingError
 from resnext.network import ResNeXt
-from resnext.training import augment
+from resnext.training import augment, memory, settings
 from resnext.training.config import EMAConfig, ScheduleConfig
 from resnext.training.dist import Processes
 from resnext.training.feed import Batch, Pictures, feed
 from resnext.training.loop import train_step
 from resnext.training.score import Scores, evaluate
-from resnext.training.state import Run, start
+from resnext.training.state import Run, TrainState, start
 
 CPU_PIXELS = 32 * 224 * 224  # of a device batch: 32 pictures of 224, about 3 GB in training
 
@@ -31,7 +31,6 @@ _SMOOTHING = 0.9  # share of the old mean of the loss that stays
 _WINDOW = 4  # steps before and after that a slope is taken over: single ones are noise
 _BLOWN_UP = 4.0  # times the lowest loss
 _SAFE = 0.1  # of the rate at which the loss blows up
-_NO_MEMORY = ("out of memory", "ALLOC_FAILED")  # in the message of an error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,35 +116,36 @@ def find_parts(run: Run) -> int:
     """Return in how many parts a device's share of a batch is computed.
 
     On CUDA, as few as fit into memory, by trial: 1, 2, 4 and so on. On the processor, as
-    many as make a part of `CPU_PIXELS`. All processes get the same answer.
+    many as make a part of `CPU_PIXELS`. No part is too small for a batch norm. All processes
+    get the same answer.
 
     Args:
         run: What is to be trained.
 
     Raises:
-        ConfigError: Not even a single picture fits.
+        OutOfMemoryError: Not even the fewest pictures fit.
     """
     share = math.ceil(run.config.optim.batch_size / run.processes.world_size)
+    most = settings.most_parts(run.config, run.processes.world_size)
     if run.processes.device.type == "cuda":
-        found = _largest(run, share)
+        found = _largest(run, share, most)
     else:
-        found = math.ceil(share * run.config.data.train_size**2 / CPU_PIXELS)
-        found = min(found, share)
-    most: int = max(run.processes.gather(found))
-    return most
+        found = min(math.ceil(share * run.config.data.train_size**2 / CPU_PIXELS), most)
+    agreed: int = max(run.processes.gather(found))
+    return agreed
 
 
-def _largest(run: Run, share: int) -> int:
+def _largest(run: Run, share: int, most: int) -> int:
     """Try one step with ever smaller parts until one fits."""
     parts = 1
     while not _fits(run, share, parts):
-        if parts == share:
-            raise ConfigError(
-                f"one picture of {run.config.data.train_size} pixels does not fit into the"
-                " memory of the device",
+        if parts == most:
+            raise OutOfMemoryError(
+                f"{math.ceil(share / parts)} pictures of {run.config.data.train_size} pixels, the"
+                " fewest for a batch norm, do not fit into the memory of the device",
                 hint="try a smaller data.train_size or another --model",
             )
-        parts = min(parts * 2, share)
+        parts = min(parts * 2, most)
     return parts
 
 
@@ -156,10 +156,10 @@ def _fits(run: Run, share: int, parts: int) -> bool:
     # The mean is a second network, which takes its memory too.
     config = replace(trial.config, optim=optim, ema=run.config.ema)
     try:
-        _try_steps(replace(trial, config=config), share)
+        _try_steps(replace(trial, config=config), share, parallel=run.processes.world_size > 1)
         fits = True
-    except RuntimeError as error:  # cuDNN and cuBLAS have words of their own for it
-        if not any(words in str(error) for words in _NO_MEMORY):
+    except RuntimeError as error:
+        if not memory.is_short(error):
             raise
         fits = False
     if run.processes.device.type == "cuda":
@@ -167,14 +167,21 @@ def _fits(run: Run, share: int, parts: int) -> bool:
     return fits
 
 
-def _try_steps(run: Run, share: int) -> None:
+def _try_steps(run: Run, share: int, *, parallel: bool) -> None:
     size, classes = run.config.data.train_size, run.train.num_classes
     pixels = torch.zeros(share, 3, size, size, dtype=torch.uint8)
     several = run.train.multi_label
     labels = torch.zeros(share, classes) if several else torch.zeros(share, dtype=torch.long)
     state = start(run)
+    buckets = _buckets(state) if parallel else []
     for _ in range(2):  # the optimizer takes its memory in the first
         train_step(state, pixels, labels, run)
+    del buckets
+
+
+def _buckets(state: TrainState) -> list[Tensor]:
+    """Take the memory in which processes exchange gradients, as large as these."""
+    return [torch.empty_like(parameter) for parameter in state.model.parameters()]
 
 
 @torch.no_grad()
@@ -200,10 +207,7 @@ def find_test_size(model: ResNeXt, run: Run, sizes: Sequence[int]) -> dict[int, 
 
 def at_test_size(run: Run, size: int) -> Run:
     """Return a run that is evaluated at another size, with the same share cut away."""
-    data = run.config.data
-    resize = round(size * data.test_resize / data.test_size)
-    changed = replace(data, test_size=size, test_resize=resize)
-    return replace(run, config=replace(run.config, data=changed))
+    return replace(run, config=replace(run.config, data=run.config.data.at_test_size(size)))
 
 
 def _alone(run: Run) -> Run:

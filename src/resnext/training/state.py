@@ -207,7 +207,8 @@ def start(run: Run) -> TrainState:
     )
     if model.spec.name != config.model.architecture:
         raise ConfigError(
-            f"model.pretrained is a {model.spec.name}; expected {config.model.architecture}"
+            f"model.pretrained is a {model.spec.name}; expected {config.model.architecture}",
+            hint=f"--set model.architecture={model.spec.name}",
         )
     if config.model.sync_batch_norm:
         dist.synchronize_batch_norm(model)

@@ -5,6 +5,8 @@ Source: arXiv:1503.02531. N pictures, K classes.
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch import Tensor, nn
 
@@ -73,13 +75,13 @@ def find_classes(name: str, known: Labels, wanted: Labels) -> list[int]:
     """Return the number that a model has for each class.
 
     Raises:
-        ConfigError: It lacks one.
+        ConfigError: It lacks one, or has several of its name.
     """
     if known.synset_ids is not None and wanted.synset_ids is not None:
         have, want = known.synset_ids, wanted.synset_ids
     else:
         have, want = known.class_names, wanted.class_names
-    numbers = {key: index for index, key in reversed(list(enumerate(have)))}
+    numbers = {key: index for index, key in enumerate(have)}
     missing = [
         label for label, key in zip(wanted.class_names, want, strict=True) if key not in numbers
     ]
@@ -89,4 +91,19 @@ def find_classes(name: str, known: Labels, wanted: Labels) -> list[int]:
             f" {', '.join(missing[:_SHOWN])}",
             hint="a teacher must have the classes of the data, by the same names",
         )
+    times, own = Counter(have), Counter(want)
+    if several := [key for key in want if times[key] > 1 or own[key] > 1]:
+        raise ConfigError(
+            f"{', '.join(several[:_SHOWN])}: several classes of the data or of the teacher {name}"
+            " have the same name",
+            hint=_hint_for(several[0], known),
+        )
     return [numbers[key] for key in want]
+
+
+def _hint_for(label: str, known: Labels) -> str:
+    if known.synset_ids is None:
+        return "leave the teacher out, or take one whose classes have names of their own"
+    pairs = zip(known.synset_ids, known.class_names, strict=True)
+    same = [synset for synset, other in pairs if other == label]
+    return f"name all folders of the data by synset id, such as {' or '.join(same)} for {label}"

@@ -1,0 +1,212 @@
+"""Settings of a run against each other and against its data.
+
+`check` refuses what would end a long run, before a picture is decoded; `advice` tells of what
+is meant otherwise than it works. No torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from resnext import arch
+from resnext.errors import ConfigError
+from resnext.training.config import LossConfig, ModelConfig, TrainConfig, show, value_of
+from resnext.training.data import Data
+
+_LEAST = 2  # pictures that a batch norm needs at once
+_LONG = 0.5  # of a run: a mean that reaches back further is mostly of what was bad
+_USUAL = 0.05  # share of a run that it should reach back
+
+# Keys that do nothing unless another setting is so.
+_NEEDS: tuple[tuple[str, Callable[[TrainConfig], bool], str], ...] = (
+    (
+        "schedule.milestones schedule.step_factor",
+        lambda config: config.schedule.kind == "step",
+        "schedule.kind=step",
+    ),
+    (
+        "schedule.final_factor schedule.cooldown_epochs",
+        lambda config: config.schedule.kind == "cosine",
+        "schedule.kind=cosine",
+    ),
+    (
+        "schedule.warmup_inside",
+        lambda config: config.schedule.kind == "cosine" and config.schedule.warmup_epochs > 0,
+        "schedule.kind=cosine and schedule.warmup_epochs",
+    ),
+    (
+        "schedule.warmup_factor",
+        lambda config: config.schedule.warmup_epochs > 0,
+        "schedule.warmup_epochs",
+    ),
+    (
+        "optim.nesterov",
+        lambda config: config.optim.name == "sgd" and config.optim.momentum > 0,
+        "optim.name=sgd and optim.momentum",
+    ),
+    ("augment.crop_area", lambda config: not config.augment.pad, "augment.pad=0"),
+    (
+        "augment.rand_magnitude augment.rand_ops augment.rand_std augment.rand_chance",
+        lambda config: config.augment.policy == "rand",
+        "augment.policy=rand",
+    ),
+    (
+        "augment.erase_count augment.erase_noise",
+        lambda config: config.augment.erase > 0,
+        "augment.erase",
+    ),
+    ("loss.bce_threshold", lambda config: config.loss.kind == "bce", "loss.kind=bce"),
+    (
+        "loss.distill_temperature",
+        lambda config: bool(config.loss.teacher),
+        "loss.teacher",
+    ),
+    ("ema.every", lambda config: config.ema.decay > 0, "ema.decay"),
+    (
+        "model.zero_init_last",
+        lambda config: not config.model.pretrained,
+        "model.pretrained=none",
+    ),
+)
+
+
+def check(config: TrainConfig, data: Data, *, world_size: int = 1) -> None:
+    """Look for what would make a long run fail, or be for nothing.
+
+    Args:
+        config: What to do.
+        data: The pictures.
+        world_size: Processes that share a batch.
+
+    Raises:
+        ConfigError: Config, data and processes do not fit together.
+        ModelNotFoundError: No such architecture.
+    """
+    arch.parse(config.model.architecture)
+    _check_batch(config, len(data.train), world_size)
+    _check_loss(config.loss, multi_label=data.train.multi_label)
+    for key, value in (("patience", config.patience), ("data.test_sizes", config.data.test_sizes)):
+        if value and data.val is None:
+            raise ConfigError(
+                f"{key} is {show(value)}, and there are no pictures to validate on",
+                hint=f"--set {key}={'none' if key == 'data.test_sizes' else 0}",
+            )
+
+
+def most_parts(config: TrainConfig, world_size: int) -> int:
+    """Return in how many parts a device's share of a batch can be computed.
+
+    Each has pictures enough for a batch norm, of that process or of all.
+    """
+    share = math.ceil(config.optim.batch_size / world_size)
+    together = config.model.sync_batch_norm and world_size >= _LEAST
+    return share if together else max(share // _LEAST, 1)
+
+
+def advice(config: TrainConfig, data: Data) -> list[str]:
+    """Say what a run does otherwise than one may think, one sentence each.
+
+    Args:
+        config: What is done.
+        data: The pictures.
+    """
+    return [
+        *_idle(config),
+        *_rising(config),
+        *_long_mean(config, len(data.train)),
+        *_several_labels(data),
+    ]
+
+
+def _check_batch(config: TrainConfig, count: int, world_size: int) -> None:
+    batch_size, parts = config.optim.batch_size, max(config.optim.grad_accum_steps, 1)
+    if batch_size % world_size:
+        near = max(batch_size // world_size, _LEAST) * world_size
+        raise ConfigError(
+            f"optim.batch_size is {batch_size}; expected a multiple of {world_size}, the number of"
+            " processes",
+            hint=f"--set optim.batch_size={near}",
+        )
+    share = batch_size // world_size
+    seen = share // min(parts, share)  # more parts than pictures are as many as pictures
+    if seen * (world_size if config.model.sync_batch_norm else 1) < _LEAST:
+        each = f", in each of {world_size} processes and {parts} parts"
+        least = _LEAST * world_size * parts
+        raise ConfigError(
+            f"optim.batch_size is {batch_size}; expected at least {least}: batch norm needs"
+            f" {_LEAST} pictures at once{each if least > _LEAST else ''}",
+            hint=f"--set optim.batch_size={least}",
+        )
+    if count < batch_size:
+        few = 2 ** max(int(math.log2(max(count / world_size, 1))) - 3, 1)  # 8 steps an epoch
+        fits = max(few, _LEAST * parts) * world_size
+        raise ConfigError(
+            f"optim.batch_size is {batch_size}, and there are {count} training pictures",
+            hint=f"try --set optim.batch_size={fits}"
+            if fits <= count
+            else "more pictures, or fewer processes and parts",
+        )
+
+
+def _check_loss(loss: LossConfig, *, multi_label: bool) -> None:
+    if multi_label and loss.kind != "bce":
+        raise ConfigError(
+            "pictures have several labels, and loss.kind is 'cross_entropy', for one label each",
+            hint="--set loss.kind=bce",
+        )
+    if bool(loss.teacher) != bool(loss.distill_weight):
+        raise ConfigError(
+            f"loss.teacher is {loss.teacher!r} and loss.distill_weight {loss.distill_weight:g};"
+            " expected both or none",
+            hint="--set loss.teacher=resnext101_64x4d --set loss.distill_weight=0.5",
+        )
+    if multi_label and loss.teacher:
+        raise ConfigError(
+            f"pictures have several labels, and loss.teacher is {loss.teacher!r}, which is"
+            " compared by a softmax, for one label each",
+            hint="leave the teacher out",
+        )
+
+
+def _idle(config: TrainConfig) -> list[str]:
+    """Name the settings that are not the defaults and do nothing."""
+    plain = TrainConfig(model=ModelConfig(architecture=config.model.architecture))
+    return [
+        f"{key}={show(value_of(config, key))} does nothing without {needed}"
+        for keys, holds, needed in _NEEDS
+        for key in keys.split()
+        if not holds(config) and value_of(config, key) != value_of(plain, key)
+    ]
+
+
+def _rising(config: TrainConfig) -> list[str]:
+    schedule = config.schedule
+    if schedule.warmup_epochs < schedule.epochs:
+        return []
+    return [f"the learning rate only rises: {schedule.epochs} epochs, of which"
+            f" {schedule.warmup_epochs:g} are warm-up; try schedule.warmup_epochs="
+            f"{schedule.epochs // 5}"]  # fmt: skip
+
+
+def _long_mean(config: TrainConfig, count: int) -> list[str]:
+    """Say so where the running mean of the weights hardly moves in the time that there is."""
+    epochs = config.schedule.epochs - math.ceil(config.schedule.warmup_epochs)
+    if not config.ema.decay or epochs <= 0:
+        return []
+    # Updates are counted anew in each epoch, of which the first step is one.
+    updates = math.ceil(count // config.optim.batch_size / config.ema.every)
+    back = 1 / (1 - config.ema.decay) / updates
+    if back <= _LONG * epochs:
+        return []
+    better = max(1 - 1 / (_USUAL * epochs * updates), 0.0)
+    return [f"the running mean of the weights reaches back {back:,.0f} epochs, and the run has"
+            f" {epochs:,} after its warm-up; try ema.decay={better:.6g}"]  # fmt: skip
+
+
+def _several_labels(data: Data) -> list[str]:
+    if not data.train.multi_label:
+        return []
+    return ["pictures have several labels: the network learns a yes or no for each class, but"
+            " `resnext predict` shares one softmax among them; the best epoch is chosen by the"
+            " share of pictures whose best answer is one of their labels"]  # fmt: skip
