@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,10 +103,11 @@ def examine(
         store = open_store(classifier, tensors)
     table = gather(intake, classifier=classifier, store=store, progress=progress)
     found = [finding for check in _CHECKS for finding in check(table)]
-    found += check_copies(table, find_groups(table))
+    groups = find_groups(table)
+    found += check_copies(table, groups)
     notes = [*intake.notes, *checks.unlabelled(table)]
     if MISLABEL not in ignore:
-        suspects, more = _judge(table, seed)
+        suspects, more = _judge(table, groups, seed)
         found += suspects
         notes += more
     order = {name: number for number, name in enumerate(PROBLEMS)}
@@ -147,7 +148,9 @@ _CHECKS: tuple[Callable[[Table], list[Finding]], ...] = (
 )
 
 
-def _judge(table: Table, seed: int) -> tuple[list[Finding], list[str]]:
+def _judge(
+    table: Table, groups: Sequence[Sequence[int]], seed: int
+) -> tuple[list[Finding], list[str]]:
     """Judge the labels, or say why not."""
     intake = table.intake
     if not intake.labelled:
@@ -162,5 +165,5 @@ def _judge(table: Table, seed: int) -> tuple[list[Finding], list[str]]:
         return [], [f"labels were not judged: {error.message}; {error.hint}"]
     found: list[Finding]
     notes: list[str]
-    found, notes = mislabels.check_labels(table, seed=seed)
+    found, notes = mislabels.check_labels(table, groups, seed=seed)
     return found, notes
