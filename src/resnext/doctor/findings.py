@@ -38,9 +38,9 @@ PROBLEMS = {
     problem.name: problem
     for problem in (
         Problem("refused", "Training refuses the data set", "see what it says"),
-        Problem("unreadable", "Files that cannot be read", "remove or replace them"),
+        Problem("unreadable", "Files that cannot be read", "look; replace or remove them"),
         Problem("truncated", "Files that are cut short", "copy or download them again"),
-        Problem("leak", "In train and in val or test", "remove them from train"),
+        Problem("leak", "In two of train, val and test", "remove the ones listed"),
         Problem("label-conflict", "Copies with different labels", "keep the right one"),
         Problem("duplicate", "The same pixels twice", "keep one of each"),
         Problem("near-duplicate", "Nearly the same picture twice", "look, and keep one"),
