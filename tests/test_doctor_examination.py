@@ -154,7 +154,7 @@ def test_what_may_not_be_read_is_not_to_be_removed(data: Path) -> None:
     (data / "train" / "a" / "0.png").chmod(0)
     (data / "train" / "b" / "inner").mkdir(mode=0)
     try:
-        assert listed(examine(data))[:2] == [
+        assert [one for one in listed(examine(data)) if one[0] == "unreadable"] == [
             ("unreadable", "train/a/0.png", "review"),
             ("unreadable", "train/b/inner", "review"),
         ]

@@ -26,12 +26,19 @@ INPUT_FAILED = 3
               help="File to write.")  # fmt: skip
 @click.option("-m", "--model", default="starter", show_default=True, shell_complete=complete_model,
               help="Catalogue name, alias, file, or hf-hub:owner/repo.")  # fmt: skip
-@click.option("--part", type=click.Choice(["train", "val", "all"]), default="train",
-              show_default=True, help="Of a data set that has two.")  # fmt: skip
+@click.option("--part", type=click.Choice(["train", "val", "all"]),
+              help="Of a data set that has two.  [default: train]")  # fmt: skip
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="The summary as one line of JSON.")
 def index(
-    *, data: str, output: Path, model: str, part: str, offline: bool, as_json: bool, **engine: Any
+    *,
+    data: str,
+    output: Path,
+    model: str,
+    part: str | None,
+    offline: bool,
+    as_json: bool,
+    **engine: Any,
 ) -> int:
     """Make an index of pictures to search in.
 
