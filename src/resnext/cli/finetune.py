@@ -13,7 +13,7 @@ import click
 
 from resnext.cli import progress, text
 from resnext.cli.complete import complete_model
-from resnext.cli.options import engine_options
+from resnext.cli.options import engine_options, ignore_errors_option
 
 INPUT_FAILED = 3
 
@@ -41,10 +41,17 @@ INPUT_FAILED = 3
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
               help="With --full: change any number of the recipe `finetune`.")  # fmt: skip
 @engine_options
+@ignore_errors_option
 @click.option("--force", is_flag=True, help="Replace the output if it is there.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as one line of JSON.")
 def finetune(
-    *, data: str | None, output: Path, head_only: bool | None, as_json: bool, **options: Any
+    *,
+    data: str | None,
+    output: Path,
+    head_only: bool | None,
+    ignore_errors: bool,
+    as_json: bool,
+    **options: Any,
 ) -> int:
     """Make a model for your own classes.
 
@@ -63,7 +70,7 @@ def finetune(
     for problem in tuned.problems:
         print(printable(f"left out: {problem}"), file=sys.stderr)
     print(json.dumps(tuned.to_json()) if as_json else text.pairs(tuned.summary()))
-    return INPUT_FAILED if tuned.problems else 0
+    return INPUT_FAILED if tuned.problems and not ignore_errors else 0
 
 
 def _tune_head(
@@ -77,6 +84,7 @@ def _tune_head(
     **options: Any,
 ) -> Any:
     import resnext
+    from resnext import modelfile
     from resnext.errors import ConfigError, import_extra
     from resnext.results.formats import printable
 
@@ -91,7 +99,7 @@ def _tune_head(
     tuning = import_extra("resnext.training.finetune", extra="finetune")
     from resnext.training.data import open_data
 
-    tuning.check_output(output, force=force)
+    modelfile.check_output(output, force=force)
     names = ("added", "val_share", "seed", "class_weights")
     fit = {key: options.pop(key) for key in names if key in options}
     split = {key: fit[key] for key in ("val_share", "seed") if key in fit}

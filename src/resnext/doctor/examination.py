@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from resnext import weights
@@ -17,7 +18,7 @@ from resnext.classifier import Classifier
 from resnext.doctor import checks
 from resnext.doctor.copies import check_copies, find_groups
 from resnext.doctor.facts import Table, gather
-from resnext.doctor.findings import PROBLEMS, Finding
+from resnext.doctor.findings import PROBLEMS, Finding, check_outside
 from resnext.doctor.intake import PARTS, take_in
 from resnext.errors import ConfigError, MissingExtraError, closest, import_extra
 from resnext.training.features import open_store
@@ -78,6 +79,7 @@ def examine(
     labelled: bool = True,
     ignore: Collection[str] = (),
     seed: int = 0,
+    output: Path | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Examination:
     """Look for what is wrong with a data set; nothing in it is changed.
@@ -88,15 +90,18 @@ def examine(
         labelled: False takes folders for no classes.
         ignore: Names of problems to leave out.
         seed: Of the folds in which labels are judged.
+        output: Folder that the results will go into, which may not be among the pictures.
         progress: Called with the number of pictures done and that of all.
 
     Raises:
         DatasetError: There is no picture, or the table or shard cannot be read.
-        ConfigError: `ignore` names no problem.
+        ConfigError: `ignore` names no problem, or `output` is among the pictures.
     """
     start = time.monotonic()
     check_names(ignore)
     intake = take_in(path, labelled=labelled)
+    if output is not None:
+        check_outside(output, intake.entries)
     store = None
     if classifier is not None:
         tensors = weights.read_tensors(classifier.local)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -132,13 +133,14 @@ class Builder:
         return write(path, document, self._rows(pictures.items, count))
 
     def _rows(self, items: Iterable[Item], count: Callable[[int], None]) -> Iterator[Row]:
-        found = embed_items(self._classifier, items, lambda item: item.source)
-        for done, (item, row) in enumerate(found, start=1):
-            count(done)
-            if isinstance(row, ImageError):
-                self.failed.append(ImageError(item.name, row.reason, hint=row.hint))
-            else:
-                yield Row(item.name, row, item.label)
+        found = embed_items(self._classifier, items, lambda item: item.source, keep=True)
+        with contextlib.closing(found):  # which keeps what is done, however this ends
+            for done, (item, row) in enumerate(found, start=1):
+                count(done)
+                if isinstance(row, ImageError):
+                    self.failed.append(ImageError(item.name, row.reason, hint=row.hint))
+                else:
+                    yield Row(item.name, row, item.label)
 
 
 def _plain(data: str) -> Iterator[Item]:

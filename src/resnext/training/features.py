@@ -125,7 +125,7 @@ class FeatureStore:
         self._new: list[bytes] = []
         self._written: list[Path] = []
         for path in _oldest_first(folder):
-            parts = _read(path, self._dtype, lambda part: part["key"].copy())
+            parts = _read_parts(path, self._dtype, lambda part: part["key"].copy())
             if parts:
                 self._map(path, [key.tobytes() for part in parts for key in part])
 
@@ -194,10 +194,9 @@ class FeatureStore:
 
     def load_set(self, name: str) -> FeatureTable | None:
         """Return pictures that were noted, or None unless all of them are here."""
-        parts = _read(self.folder / f"set-{name}.bin", _SET, np.copy) if name.isalnum() else None
-        if not parts:
+        entries = _read(self.folder / f"set-{name}.bin", _SET) if name.isalnum() else None
+        if entries is None:
             return None
-        entries = np.concatenate(parts)
         keys = tuple(key.tobytes() for key in entries["key"])
         if not all(key in self for key in keys):
             return None
@@ -297,7 +296,7 @@ def extract(
     def unseen() -> Iterator[Any]:  # runs in a thread of its own, ahead of the engine
         for position, sample in enumerate(samples):
             try:
-                key, source = _identify(sample.source)
+                key, source = identify_picture(sample.source)
             except ImageError as error:
                 reasons[position] = error.reason
                 count.add()
@@ -356,8 +355,15 @@ def _problems(
     return tuple(Problem(name, reason) for name, reason in named if reason is not None)
 
 
-def _identify(source: Any) -> tuple[bytes, Any]:
-    """Return the sha256 of a picture, and what to decode it from."""
+def identify_picture(source: Any) -> tuple[bytes, Any]:
+    """Return the sha256 of a picture, and what to decode it from.
+
+    Args:
+        source: What `images.open_rgb` takes, but no address.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
     if isinstance(source, np.ndarray | Image.Image):
         pixels = images.read(source)
         return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest(), pixels
@@ -389,14 +395,16 @@ def _oldest_first(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def _read(
+def _read(path: Path, dtype: np.dtype[Any]) -> NDArray[Any] | None:
+    """Read what `_write` wrote; None if it is not there or, then removed, not whole."""
+    parts = _read_parts(path, dtype, np.copy)
+    return None if parts is None else np.concatenate([np.empty(0, dtype), *parts])
+
+
+def _read_parts(
     path: Path, dtype: np.dtype[Any], keep: Callable[[NDArray[Any]], NDArray[Any]]
 ) -> list[NDArray[Any]] | None:
-    """Read what `_write` wrote, and keep of each part of it what is wanted.
-
-    Returns:
-        None if the file is not there or, then removed, not whole.
-    """
+    """Read as `_read` does, but keep of each part only what is wanted."""
     kept: list[NDArray[Any]] = []
     checksum, step = 0, max(1, _PART // dtype.itemsize) * dtype.itemsize
     try:

@@ -18,11 +18,11 @@ import torch
 from resnext import weights
 from resnext.errors import ConfigError
 from resnext.files import atomic
+from resnext.modelfile import check_output
 from resnext.training import full, recipes
 from resnext.training.config import TrainConfig
 from resnext.training.data import Data, open_data
 from resnext.training.dist import Processes, joined
-from resnext.training.finetune import check_output
 from resnext.training.full import Outcome, Stopped
 from resnext.training.scan import Problem
 
