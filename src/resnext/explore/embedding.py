@@ -7,7 +7,7 @@ run that was stopped goes on, and the same pictures are computed once for all co
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,7 +32,7 @@ def embed_items(
     *,
     batch_size: int | None = None,
     keep: bool = False,
-) -> Iterator[tuple[Item, NDArray[np.float32] | ImageError]]:
+) -> Generator[tuple[Item, NDArray[np.float32] | ImageError], None, None]:
     """Compute the pooled features of the pictures of a stream of items.
 
     Args:
