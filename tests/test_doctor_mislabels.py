@@ -127,9 +127,9 @@ def test_wrong_labels_among_few_and_many_are_found(tmp_path: Path) -> None:
     table = make_table(tmp_path, [f"class {n}" for n in given], make_rows(truth))
     found, notes = mislabels.check_labels(table)
     assert notes == []
-    assert {0, 1, 2, 3} <= {one.positions[0] for one in found}
-    assert {one.suggested for one in found if one.positions[0] < 4} == {"class 1"}
-    assert len(found) <= 8
+    assert len(found) >= 3
+    assert {one.positions[0] for one in found} <= {0, 1, 2, 3}
+    assert {one.suggested for one in found} == {"class 1"}
 
 
 def test_copies_do_not_vouch_for_each_other(tmp_path: Path) -> None:
