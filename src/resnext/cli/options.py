@@ -1,4 +1,4 @@
-"""Options that several commands share: what computes, and what a failure counts."""
+"""Options that several commands share: what computes, what is ignored."""
 
 from __future__ import annotations
 

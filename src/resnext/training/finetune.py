@@ -149,8 +149,7 @@ def tune_head(
 
     Args:
         classifier: The network to start from.
-        data: Labelled pictures. None for those the network's file was made from here: their
-            features must still be in the cache.
+        data: Labelled pictures; None for those the file was made from, if they are in the cache.
         path: The file to write; replaced if it is there.
         added: Classes to add: the name of each, and the folder of its pictures.
         val_share: Share of their pictures to measure on, none if there are none of the data; by
