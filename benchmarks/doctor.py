@@ -26,6 +26,7 @@ from sklearn.metrics import average_precision_score
 
 from resnext import Classifier, weights
 from resnext.doctor import mislabels
+from resnext.doctor.copies import find_groups
 from resnext.doctor.examination import examine
 from resnext.doctor.facts import Table, gather
 from resnext.doctor.intake import Intake
@@ -112,7 +113,8 @@ def measure_labels(pool: Table, num_classes: int, seed: int) -> dict[str, Any]:
         labels[row] = rng.choice(names[names != given[row]])
     entries = tuple(replace(pool.entries[n], classes=(str(labels[n]),)) for n in rows)
     intake = replace(pool.intake, entries=entries, parts=pool.intake.parts[rows])
-    judged = mislabels.judge(replace(pool, intake=intake, records=pool.records[rows]))
+    table = replace(pool, intake=intake, records=pool.records[rows])
+    judged = mislabels.judge(table, find_groups(table))
     wrong = np.isin(rows, flipped)[judged.positions]
     others = judged.shares.copy()
     others[np.arange(len(wrong)), judged.labels] = -1

@@ -27,13 +27,11 @@ results results.formats results.pages results.outputs results.parquet results.si
 engines engines.base engines.graph engines.compiled engines.openvino engines.ort
 modules network engines.eager engines.tuning engines.select
 prefetch classifier
-explore explore.cam explore.gradients explore.faithfulness explore.explain explore.embedding
-explore.neighbors explore.index explore.lookup explore.sheet
+explore explore.cam explore.gradients explore.faithfulness explore.neighbors explore.index
 training training.config training.registry training.recipes training.samples
 training.listing training.folders training.shards training.rows training.arrow training.tables
 training.layouts training.split training.scan training.data training.settings training.order
 training.operations
-explore.gather
 training.augment zoo interchange testing
 training.losses training.optim training.dist training.memory training.checkpoint
 training.feed training.state training.resume training.score training.loop
@@ -48,6 +46,7 @@ evaluation.report evaluation.compare evaluation.versus
 deploy.quantize
 doctor doctor.intake doctor.hashes doctor.facts doctor.findings doctor.checks doctor.copies
 doctor.mislabels doctor.examination doctor.page
+explore.explain explore.embedding explore.lookup explore.sheet explore.gather
 __init__
 cli cli.text cli.progress cli.complete cli.options cli.models cli.predict cli.info cli.convert
 cli.finetune cli.recipes cli.train cli.check cli.cache

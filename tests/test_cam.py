@@ -157,21 +157,9 @@ def test_a_classifier_without_maps_is_opened_a_second_time(
     np.testing.assert_allclose(found.values, expected.values, atol=1e-5)
 
 
-def test_a_class_has_a_name_an_id_and_a_number(model: Path) -> None:
-    classifier = opened(model)
-    for name in ("d", "n00000003", "3"):
-        assert cam.find_class(classifier, name) == 3
-    with pytest.raises(ConfigError, match="no class 'dog' among the 10 of seeded"):
-        cam.find_class(classifier, "dog")
+def test_a_class_that_is_not_there_is_refused(model: Path) -> None:
     with pytest.raises(ConfigError, match="expected 0 to 9"):
-        list(cam.class_activation_map(classifier, [CAT], 10))
-
-
-def test_a_name_that_two_classes_have_is_refused_and_numbers_tell(tmp_path: Path) -> None:
-    path = testing.write_tiny_model(tmp_path / "m.safetensors", class_names=["crane", "x", "crane"])
-    classifier = Classifier(path, engine=testing.ConstantEngine([0.0, 1.0, 2.0]))
-    with pytest.raises(ConfigError, match="by its number: 0, 2"):
-        cam.find_class(classifier, "crane")
+        list(cam.class_activation_map(opened(model), [CAT], 10))
 
 
 def test_an_engine_that_promises_maps_and_gives_none_is_found_out() -> None:

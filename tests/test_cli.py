@@ -126,6 +126,39 @@ def test_usage_and_refusals(
     assert captured.out == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["predict", "x.jpg"], "try a smaller --batch-size"),
+        (["embed", "x.jpg", "-o", "x.npy"], "try a smaller --batch-size"),
+        (["evaluate", "photos"], "try a smaller model"),
+        (["check", "photos"], "try a smaller model"),
+        (["verify", "starter"], "try a smaller --limit"),
+    ],
+)
+def test_without_memory_the_hint_is_one_that_the_command_has(
+    arguments: list[str], hint: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def run_out(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("resnext.Classifier", run_out)
+    monkeypatch.setattr("resnext.weights.locate", run_out)
+    assert app.run(arguments) == 5
+    assert capsys.readouterr().err == f"error: out of memory\n\nhint: {hint}" + (
+        ", or free some memory\n" if "model" in hint else "\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["predict", "explain", "embed", "index", "search", "evaluate", "compare", "verify",
+             "finetune", "train"],
+)  # fmt: skip
+def test_every_command_that_reads_pictures_can_ignore_bad_ones(name: str) -> None:
+    assert "ignore_errors" in {option.name for option in app.app.commands[name].params}
+
+
 def test_debug_shows_the_traceback() -> None:
     for arguments in (["--debug", "info", "nonsense"], ["info", "nonsense", "--debug"]):
         done = resnext(*arguments)

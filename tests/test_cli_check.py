@@ -106,6 +106,17 @@ def test_mistakes_are_named(
     assert not list(Path().glob("*-check"))
 
 
+def test_results_never_go_among_the_pictures_of_a_table(data: Path, capsys: Captured) -> None:
+    names = [path.relative_to(data) for path in sorted(data.rglob("*.png"))]
+    rows = [f"{name},{name.parent}" for name in names]
+    (data / "t.csv").write_text("\n".join(["path,label", *rows]))
+    assert app.run(["check", "photos/t.csv", "--quick", "-o", "photos/check"]) == 2
+    assert "among the pictures" in capsys.readouterr().err
+    assert not (data / "check").exists()
+    assert app.run(["check", "photos/t.csv", "--quick"]) == 0
+    assert Path("t.csv-check").is_dir()
+
+
 def test_help_names_the_exit_codes(capsys: Captured) -> None:
     assert app.run(["check", "--help"]) == 0
     out = capsys.readouterr().out

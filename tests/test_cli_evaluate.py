@@ -83,6 +83,9 @@ def test_a_bad_picture_is_named_and_the_exit_code_is_3(
     assert "note: the part `val` is evaluated" in captured.err
     assert "left out: dog/0001.png: is not a picture" in captured.err
     assert shown(captured.out)["pictures"] == "11 of 2 classes; 1 cannot be read"
+    assert evaluate(tmp_path, "--ignore-errors", tiny=tiny) == 0
+    assert evaluate(tmp_path, "--ignore-errors", "--json", tiny=tiny) == 0
+    assert app.run(["compare", tiny, tiny, str(tmp_path), *FAST, "--ignore-errors"]) == 0
 
 
 @pytest.mark.slow

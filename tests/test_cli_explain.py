@@ -13,6 +13,7 @@ from PIL import Image
 
 from resnext import Classifier, testing
 from resnext.cli import app
+from resnext.errors import ConfigError
 from resnext.explore import explain
 
 CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"
@@ -81,6 +82,7 @@ def test_several_pictures_go_to_a_folder_and_a_bad_one_is_named(
     assert absent == {"source": "absent.jpg", "error": "there is no such file"}
     assert "absent.jpg" in captured.err
     assert sorted(os.listdir(tmp_path / "out")) == ["cat-2.png", "cat.png"]
+    assert app.run([*arguments, "--ignore-errors", "--threads", "1"]) == 0
 
 
 def test_without_a_name_the_overlay_lies_here(
@@ -97,7 +99,8 @@ def test_without_a_name_the_overlay_lies_here(
         (["--class", "dgo"], 2, "did you mean 'dog'"),
         (["--method", "lime"], 2, "lime"),
         (["--layer", "layer3"], 2, "take --method gradcam"),
-        (["-o", "/absent/why.png"], 5, "/absent"),
+        (["-o", "/absent/why.png"], 5, "there is no folder /absent"),
+        (["-o", "why.jpg"], 2, "expected *.png"),
     ],
 )
 def test_what_explain_refuses(
@@ -124,6 +127,44 @@ def test_names_of_outputs_never_collide(tmp_path: Path) -> None:
     assert len({path.name.lower() for path in paths}) == len(names)
     assert (tmp_path / "new" / "out").is_dir()
     assert explain.name_outputs(["a.jpg"], tmp_path, ".png") == [tmp_path / "a.png"]
+
+
+def test_a_name_without_an_ending_is_a_folder_for_one_picture_too(tmp_path: Path) -> None:
+    for folder in ("explained", "out.v2"):
+        expected = [tmp_path / folder / "a.png"]
+        assert explain.name_outputs(["a.jpg"], tmp_path / folder, ".png") == expected
+        assert (tmp_path / folder).is_dir()
+    assert explain.name_outputs(["a.jpg"], tmp_path / "b.PNG", ".png") == [tmp_path / "b.PNG"]
+
+
+@pytest.mark.parametrize(
+    ("names", "output", "message"),
+    [
+        (["a.jpg"], "why.jpg", r"expected \*\.png"),
+        (["a.jpg"], "why.npy", r"expected \*\.png"),
+        (["a.jpg", "b.jpg"], "why.png", "is one file, and there are 2 pictures"),
+    ],
+)
+def test_a_file_of_another_kind_or_for_several_pictures_is_refused(
+    names: list[str], output: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        explain.name_outputs(names, tmp_path / output, ".png")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_class_is_found_as_the_name_of_a_folder_is(tmp_path: Path) -> None:
+    names = ["dog", "tabby, tabby cat", "Egyptian cat", "crane", "crane"]
+    path = testing.write_tiny_model(tmp_path / "m.safetensors", class_names=names)
+    classifier = Classifier(path, engine=testing.ConstantEngine([0.0] * 5))
+    for name in ("tabby, tabby cat", "Tabby", "tabby_cat", "1"):
+        assert explain.find_class(classifier, name) == 1
+    assert explain.find_class(classifier, "egyptian-cat") == 2
+    with pytest.raises(ConfigError, match="by its number: 3, 4"):
+        explain.find_class(classifier, "crane")
+    for name in ("dgo", "", "5", "-1"):
+        with pytest.raises(ConfigError, match="there is no class .* among the 5 of"):
+            explain.find_class(classifier, name)
 
 
 # --- embed ------------------------------------------------------------------------------------
@@ -170,6 +211,9 @@ def test_an_index_is_made_and_searched(
     captured = capsys.readouterr()
     assert "bad.png" in captured.err
     assert json.loads(captured.out)["pictures"] == 9
+    assert app.run(["index", str(data), "-m", tiny, "-o", str(place), "--ignore-errors"]) == 0
+    assert app.run(["index", str(data), "-m", tiny, "-o", str(place), *common]) == 3
+    capsys.readouterr()
     query = str(data / "green" / "0001.png")
     search = ["search", query, "--index", str(place), "-k", "3", *common]
     assert app.run([*search, "--html", str(page)]) == 0
@@ -185,6 +229,7 @@ def test_an_index_is_made_and_searched(
     good, bad = json.loads(capsys.readouterr().out)
     assert len(good["neighbors"]) == 3
     assert bad["error"]
+    assert app.run([*search, "absent.png", "--ignore-errors"]) == 0
 
 
 def test_what_search_refuses(
@@ -198,6 +243,11 @@ def test_what_search_refuses(
     other = str(testing.write_tiny_model(tmp_path / "other.safetensors", seed=1))
     assert app.run(["search", str(CAT), "--index", str(place), "-m", other]) == 4
     assert "made by another model" in capsys.readouterr().err
+    sheet = ["--html", str(tmp_path / "no" / "sheet.html")]
+    assert app.run(["search", str(CAT), "--index", str(place), *sheet]) == 5
+    captured = capsys.readouterr()
+    assert (captured.out, "there is no folder" in captured.err) == ("", True)
+    assert app.run(["index", str(data), "-m", tiny, "-o", str(place), "--part", "val"]) == 2
     assert app.run(["search", str(CAT), "--index", str(place), "--temperature", "0"]) == 2
     assert app.run(["index", str(tmp_path / "absent"), "-m", tiny, "-o", str(place)]) == 3
     assert app.run(["index", str(data), "-m", tiny, "-o", "/absent/x.index"]) == 5

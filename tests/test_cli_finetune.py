@@ -243,5 +243,6 @@ def test_the_help_names_the_batch_of_the_recipe(capsys: Captured) -> None:
 def test_the_options_do_not_grow_unseen() -> None:
     assert [option.name for option in command.finetune.params] == [
         "data", "output", "model", "head_only", "added", "val_share", "seed", "class_weights",
-        "lr", "settings", "engine", "precision", "threads", "offline", "force", "as_json",
+        "lr", "settings", "engine", "precision", "threads", "offline", "ignore_errors", "force",
+        "as_json",
     ]  # fmt: skip

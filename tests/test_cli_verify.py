@@ -14,10 +14,11 @@ import pytest
 
 from resnext import testing, weights
 from resnext.cli import app
-from resnext.deploy import golden, parity
+from resnext.deploy import certificate, golden, parity
 from resnext.deploy.parity import Candidate
 from resnext.engines import select
 from resnext.engines.base import AbstractEngine, Outputs
+from resnext.errors import OutputError
 from resnext.weights import LocalModel
 
 CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"
@@ -143,6 +144,27 @@ def test_pictures_of_ones_own_as_json_and_a_bad_one(
     assert found["pictures"]["unreadable"] == [str(folder / "a.jpg")]
     assert captured.err.startswith(f"{folder / 'a.jpg'}: is not a picture")
     assert found["verdict"] == "passed"
+    assert app.run(["verify", tiny, "--images", str(folder), "--ignore-errors"]) == 0
+
+
+def test_a_certificate_that_cannot_be_written_is_told_before_the_work(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(parity, "verify", None)  # whoever calls it fails otherwise
+        assert app.run(["verify", tiny, "-o", str(tmp_path / "no" / "where.json")]) == 5
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_a_disk_that_fills_up_costs_the_file_and_not_the_table(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("the disk is full")
+
+    monkeypatch.setattr(certificate, "write", full)
+    assert app.run(["verify", tiny, "-o", str(tmp_path / "a.json")]) == 5
+    assert capsys.readouterr().out.splitlines()[-1] == "verdict: passed"
 
 
 @pytest.mark.parametrize(
@@ -153,6 +175,7 @@ def test_pictures_of_ones_own_as_json_and_a_bad_one(
         (["verify", "starter", "--certificate", "absent.json"], 4, "absent.json: no such file"),
         (["verify", "starter", "--certificate", "a", "-o", "b"], 2, "runs nothing"),
         (["verify", "starter", "--limit", "0"], 2, "limit"),
+        (["verify", "starter", "--limit", "2001"], 2, "limit"),
     ],
 )
 def test_usage_and_refusals(

@@ -124,7 +124,18 @@ def test_both_work_by_turns_on_the_same_pictures(
     assert counts == [(8, 30), (16, 30), (24, 30), (30, 30)]
     assert (speed["turns"], speed["pictures"]) == (3, 22)
     assert speed["low"] < speed["ratio"] * 1.5 and speed["ratio"] < speed["high"] * 1.5
-    assert speed["ratio"] == pytest.approx(speed["b"] / speed["a"])
+
+
+def test_speed_is_that_of_all_turns_but_the_first() -> None:
+    turns = [
+        comparison._Turn(pictures=8, seconds=(9.0, 1.0)),
+        comparison._Turn(pictures=8, seconds=(4.0, 1.0)),
+        comparison._Turn(pictures=2, seconds=(1.0, 1.5)),
+    ]
+    speed = comparison._speed(turns)
+    assert (speed["pictures"], speed["turns"]) == (10, 2)
+    assert (speed["a"], speed["b"], speed["ratio"]) == (2.0, 4.0, 2.0)
+    assert speed["low"] < (4.0 / 1.5) ** 0.5 < speed["high"]  # mean of 4 and 2/3, as factors
 
 
 def test_a_second_run_goes_on_and_another_is_refused(folder: Path, tmp_path: Path) -> None:

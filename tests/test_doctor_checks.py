@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,37 @@ def test_rows_of_a_table_without_an_extension_have_no_name_to_mend() -> None:
     entry = Entry("a/0", FileSlice("a/0", "/data/x.parquet", 0, 9), ("a",))
     intake = Intake(place="/data", entries=(entry,), parts=np.zeros(1, np.int8), labelled=True)
     assert checks.check_extensions(Table(intake=intake, records=table.records, problems={})) == []
+
+
+def test_a_new_name_is_one_that_no_file_has_or_gets(tmp_path: Path) -> None:
+    names = ["a/x.png", "a/x.gif", "a/X.bmp", "b/x.png", "a/y.png", "a/y.jpg"]
+    table = make_table(*names)
+    found = checks.check_extensions(table)
+    assert [(one.path, one.action) for one in found] == [
+        ("a/x.png", "rename:x.jpg"),
+        ("a/x.gif", "rename:x-2.jpg"),
+        ("a/X.bmp", "rename:X-3.jpg"),
+        ("b/x.png", "rename:x.jpg"),
+        ("a/y.png", "rename:y-2.jpg"),
+    ]
+    (tmp_path / "x.jpg").write_bytes(b"not in the list, such as a hidden or an unreadable one")
+    entry = Entry("a/x.png", str(tmp_path / "x.png"), ("a",))
+    intake = Intake(place="/data", entries=(entry,), parts=np.zeros(1, np.int8), labelled=True)
+    table = Table(intake=intake, records=table.records[:1], problems={})
+    assert [one.action for one in checks.check_extensions(table)] == ["rename:x-2.jpg"]
+
+
+def test_only_what_was_looked_into_is_to_be_removed() -> None:
+    table = make_table("a/damaged.jpg", "a/locked.jpg", "a/folder", readable=False)
+    table.records["content"][0] = 7
+    table.problems.update({
+        0: "is damaged or of a kind not supported: marker",
+        1: "cannot be read: Permission denied",
+        2: "cannot be listed: Permission denied",
+    })  # fmt: skip
+    found = checks.check_readable(table)
+    assert {one.problem for one in found} == {"unreadable"}
+    assert [one.action for one in found] == ["remove", "review", "review"]
 
 
 def test_small_pictures_are_only_odd_among_larger_ones() -> None:

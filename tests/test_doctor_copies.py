@@ -115,3 +115,21 @@ def test_one_whose_label_is_unknown_is_no_conflict() -> None:
     intake = Intake(place="/data", entries=entries, parts=np.array([0, 2], np.int8), labelled=True)
     table = Table(intake=intake, records=table.records, problems={})
     assert [one.problem for one in copies.check_copies(table, [[0, 1]])] == ["leak"]
+
+
+def test_what_is_in_two_parts_is_a_leak_from_the_first() -> None:
+    table = make_table(5)
+    for field in ("content", "pixels"):
+        table.records[field][:] = table[field][0]
+    parts = np.array([0, 1, 1, 2, 2], np.int8)
+    intake = Intake(place="/data", entries=table.entries, parts=parts, labelled=True)
+    table = Table(intake=intake, records=table.records, problems={})
+    found = copies.check_copies(table, [[0, 1, 2, 3, 4]])
+    assert [(one.problem, one.part, one.path, one.other) for one in found] == [
+        ("leak", "train", "0.jpg", "1.jpg"),
+        ("leak", "val", "1.jpg", "3.jpg"),
+        ("leak", "val", "2.jpg", "3.jpg"),
+        ("duplicate", "val", "2.jpg", "1.jpg"),
+        ("duplicate", "test", "4.jpg", "3.jpg"),
+    ]
+    assert found[1].detail == "has the same bytes as 3.jpg in test"

@@ -97,7 +97,7 @@ def plant(data: Path, fault: str) -> None:
         ("cut short", ("truncated", "train/a/x.png", "remove")),
         ("empty", ("truncated", "train/a/x.png", "remove")),
         ("without its end", ("truncated", "train/a/0.png", "remove")),
-        ("pipe", ("unreadable", "train/a/x.jpg", "remove")),
+        ("pipe", ("unreadable", "train/a/x.jpg", "review")),
         ("wrong extension", ("wrong-extension", "train/a/0.jpeg", "rename:0.png")),
         ("no extension", ("wrong-extension", "train/a/0", "rename:0.png")),
         ("same bytes", ("duplicate", "train/a/x.png", "keep-one-of")),
@@ -147,6 +147,19 @@ def test_unusual_pixels_are_noted_and_are_no_problem(
     [finding] = examine(data).findings
     assert (finding.problem, finding.detail) == ("mode", detail)
     assert examine(data).num_problems == 0
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="may read everything")
+def test_what_may_not_be_read_is_not_to_be_removed(data: Path) -> None:
+    (data / "train" / "a" / "0.png").chmod(0)
+    (data / "train" / "b" / "inner").mkdir(mode=0)
+    try:
+        assert [one for one in listed(examine(data)) if one[0] == "unreadable"] == [
+            ("unreadable", "train/a/0.png", "review"),
+            ("unreadable", "train/b/inner", "review"),
+        ]
+    finally:
+        (data / "train" / "b" / "inner").chmod(0o700)
 
 
 def test_a_tag_that_cameras_write_and_a_palette_are_usual(data: Path) -> None:

@@ -109,3 +109,45 @@ def test_features_that_say_nothing_are_told(tmp_path: Path) -> None:
     table = make_table(tmp_path, labels, rng.normal(0, 1, (90, WIDTH)))
     _, notes = mislabels.check_labels(table)
     assert "hard for the model" in notes[0]
+
+
+def test_a_rare_class_is_not_suspect_for_being_rare(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = ["rare" if n < 10 else "usual" for n in range(1000)]
+    table = make_table(tmp_path, labels, rng.normal(0, 1, (1000, WIDTH)))
+    found, notes = mislabels.check_labels(table)
+    assert len(found) <= 2
+    assert "hard for the model" in notes[0]  # though it agrees with 99 % of the labels
+
+
+def test_wrong_labels_among_few_and_many_are_found(tmp_path: Path) -> None:
+    truth = (np.arange(1000) < 60).astype(int)
+    given = truth.copy()
+    given[:4] = 0
+    table = make_table(tmp_path, [f"class {n}" for n in given], make_rows(truth))
+    found, notes = mislabels.check_labels(table)
+    assert notes == []
+    assert len(found) >= 3
+    assert {one.positions[0] for one in found} <= {0, 1, 2, 3}
+    assert {one.suggested for one in found} == {"class 1"}
+
+
+def test_copies_do_not_vouch_for_each_other(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(0, 1, (60, 300))  # which say nothing of the label
+    labels = [str(n) for n in rng.integers(0, 2, 60)]
+    table = make_table(tmp_path, labels * 2, np.concatenate([rows, rows]))
+    pairs = [[number, number + 60] for number in range(60)]
+    assert mislabels.judge(table).agreement > 0.8
+    assert mislabels.judge(table, pairs).agreement < 0.7
+
+
+def test_a_class_of_copies_is_left_out(tmp_path: Path) -> None:
+    truth = np.arange(60) % 3
+    table = make_table(tmp_path, [str(n) for n in truth], make_rows(truth))
+    copies = np.flatnonzero(truth == 2)[:-3].tolist()  # and 3 others: 4 different ones
+    judged = mislabels.judge(table, [copies])
+    assert judged.names == ("0", "1")
+    assert judged.notes == (
+        "labels were not checked in classes of fewer than 5 different pictures: 2",
+    )

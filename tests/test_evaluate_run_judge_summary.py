@@ -315,7 +315,7 @@ def test_a_calibrated_copy_keeps_its_promise(
     evaluation.check_target(path, force=True)
     with pytest.raises(ConfigError, match=r"\.safetensors"):
         evaluation.check_target(tmp_path / "x.pth", force=False)
-    with pytest.raises(ConfigError, match="no folder"):
+    with pytest.raises(OutputError, match="no folder"):
         evaluation.check_target(tmp_path / "none" / "x.safetensors", force=False)
 
 

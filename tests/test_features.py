@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -217,6 +218,45 @@ def test_the_oldest_go_when_there_are_too_many(tmp_path: Path) -> None:
     store.flush()
     assert len(list(tmp_path.iterdir())) == 1
     assert b"n" * 32 in FeatureStore(tmp_path, 8)
+
+
+def fill(store: FeatureStore, count: int, *, start: int = 0) -> None:
+    for number in range(start, start + count):
+        store.add(number.to_bytes(32, "big"), np.full(store.width, number, np.float32))
+
+
+def test_rows_stay_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "_FLUSH", 250)
+    tracemalloc.start()
+    try:
+        store = FeatureStore(tmp_path, WIDTH)
+        fill(store, 4000)  # 16 MB
+        assert tracemalloc.get_traced_memory()[0] < 3e6
+        tracemalloc.reset_peak()
+        again = FeatureStore(tmp_path, WIDTH)
+        assert tracemalloc.get_traced_memory()[1] < 6e6
+    finally:
+        tracemalloc.stop()
+    for each in (store, again):
+        rows = each.rows_of([number.to_bytes(32, "big") for number in (3999, 0, 777)])
+        np.testing.assert_array_equal(rows, np.full((WIDTH, 3), (3999, 0, 777)).T)
+
+
+def test_a_run_over_more_than_fits_keeps_its_first_and_reads_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "_FLUSH", 10)
+    size = 10 * (32 + 4 * 8) + 20
+    fill(old := FeatureStore(tmp_path, 8), 20)
+    store = FeatureStore(tmp_path, 8, max_bytes=3 * size)
+    assert store.has_room
+    fill(store, 50, start=100)
+    assert not store.has_room
+    keys = [number.to_bytes(32, "big") for number in (*range(20), *range(100, 150))]
+    np.testing.assert_array_equal(store.rows_of(keys)[:, 0], [*range(20), *range(100, 150)])
+    np.testing.assert_array_equal(old.rows_of(keys[:20])[:, 0], range(20))
+    again = FeatureStore(tmp_path, 8)
+    assert [key in again for key in keys] == [False] * 20 + [True] * 30 + [False] * 20
 
 
 @pytest.mark.parametrize("kept", [0, 1])

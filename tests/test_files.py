@@ -69,3 +69,19 @@ def test_a_killed_process_leaves_the_old_file(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(target)], check=False)
     assert done.returncode == -9
     assert target.read_bytes() == b"old"
+
+
+def test_where_nothing_can_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    files.check_place(tmp_path / "new.json")
+    with pytest.raises(OutputError, match="there is no folder") as raised:
+        files.check_place(tmp_path / "absent" / "new.json")
+    assert "mkdir" in raised.value.hint
+    with pytest.raises(OutputError, match="is a folder; expected the name of a file"):
+        files.check_place(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="may write everywhere")
+def test_a_read_only_folder_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(OutputError, match="read-only"):
+        files.check_place(tmp_path / "locked" / "new.json")

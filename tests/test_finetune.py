@@ -18,13 +18,13 @@ pytest.importorskip("sklearn", reason="scikit-learn is not installed: resnext[fi
 
 from resnext import modelfile, predictions, testing, weights
 from resnext.classifier import Classifier
-from resnext.errors import ConfigError, DatasetError, OutputError
+from resnext.errors import ConfigError, DatasetError
 from resnext.hub import cache
 from resnext.predictions import Labels
 from resnext.training import finetune
 from resnext.training.data import Data, open_data
 from resnext.training.features import open_store
-from resnext.training.finetune import Tuned, check_output, tune_head
+from resnext.training.finetune import Tuned, tune_head
 from resnext.training.samples import SampleSet
 
 
@@ -396,23 +396,6 @@ def test_metrics_are_of_the_weights_as_they_are_stored(pets: Tuned, network: Cla
     labels = [sample.labels[0] for sample in data.val.samples]
     loss = -np.log(shares[np.arange(len(labels)), labels]).mean()
     assert loss == pytest.approx(pets.document.metrics["nll"], abs=1e-4)
-
-
-def test_the_output_is_looked_at_before_the_work(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    check_output(path)
-    path.write_text("precious")
-    with pytest.raises(ConfigError, match="is there already") as raised:
-        check_output(path)
-    assert "--force" in raised.value.hint
-    check_output(path, force=True)
-    with pytest.raises(ConfigError, match=r"expected \*\.safetensors"):
-        check_output(tmp_path / "a.pth")
-    with pytest.raises(OutputError, match="there is no folder"):
-        check_output(tmp_path / "missing" / "a.safetensors")
-    (tmp_path / "b.safetensors").mkdir()
-    with pytest.raises(ConfigError, match="is not a regular file"):
-        check_output(tmp_path / "b.safetensors", force=True)
 
 
 @pytest.mark.slow

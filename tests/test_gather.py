@@ -51,6 +51,56 @@ def test_pictures_without_classes_have_no_labels_and_that_is_said(
     assert "no labels" in found.notes[0]
 
 
+def test_an_empty_class_costs_neither_labels_nor_part(pictures: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(pictures, tmp_path / "data")
+    (data / "train" / "empty").mkdir()
+    found = gather.gather(str(data), part="val")
+    assert [Path(item.name).parent.parent.name for item in found.items] == ["val"] * 6
+    assert [item.label for item in found.items] == [0, 0, 1, 1, 2, 2]
+    assert found.class_names == ("blue", "green", "red")
+    assert "train/empty: there are no pictures" in found.notes[-1]
+    assert len(list(gather.gather(str(data)).items)) == 18
+
+
+def test_a_table_that_cannot_be_read_is_no_folder_of_pictures(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,label\nabsent.png,a\n")
+    with pytest.raises(DatasetError, match=r"absent\.png"):
+        gather.gather(str(tmp_path / "t.csv"))
+
+
+def test_pictures_in_no_class_among_others_have_no_label(pictures: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(pictures / "train", tmp_path / "data")
+    (data / "empty").mkdir()  # so that training refuses, and every picture is found
+    shutil.copy(data / "red" / "0000.png", data / "stray.png")
+    items = {Path(item.name).name: item.label for item in gather.gather(str(data)).items}
+    assert items["stray.png"] == -1
+
+
+def test_the_part_test_is_not_in_an_index_and_that_is_said(pictures: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(pictures, tmp_path / "data")
+    shutil.copytree(pictures / "val", data / "test")
+    found = gather.gather(str(data), part="all")
+    assert found.total == 24
+    assert "the part `test` is not used" in found.notes
+
+
+def test_a_part_that_is_not_there_is_refused(pictures: Path) -> None:
+    alone = pictures / "train"
+    assert gather.gather(str(alone), part="train").total == 18
+    with pytest.raises(ConfigError, match="has no part val; it has train"):
+        gather.gather(str(alone), part="val")
+    for unlabelled in (alone / "red", alone / "red" / "*.png"):
+        with pytest.raises(ConfigError, match="it has no parts, and no classes"):
+            gather.gather(str(unlabelled), part="train")
+        assert len(list(gather.gather(str(unlabelled), part="all").items)) == 6
+
+
+def test_parts_without_train_are_no_classes(pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures / "val", tmp_path / "data" / "val")
+    with pytest.raises(DatasetError, match="but no train.*\n\nhint: give the path of the part"):
+        gather.gather(str(tmp_path / "data"))
+
+
 def test_pictures_in_shards_are_called_by_what_is_in_them(pictures: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as shard:
         for number, file in enumerate(sorted((pictures / "val").rglob("*.png"))):

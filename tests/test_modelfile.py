@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resnext import arch, modelfile
-from resnext.errors import ConfigError, ModelFileError
+from resnext.errors import ConfigError, ModelFileError, OutputError
 from resnext.predictions import Labels
 from resnext.preprocess import PreprocessSpec
 
@@ -248,3 +248,20 @@ def test_every_part_of_an_architecture_comes_back(name: str) -> None:
     spec = arch.parse(name, num_classes=3)
     document = replace(DOCUMENT, architecture=spec)
     assert modelfile.document_from_json(document.to_json()).architecture == spec
+
+
+def test_the_output_is_looked_at_before_the_work(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    modelfile.check_output(path)
+    path.write_text("precious")
+    with pytest.raises(ConfigError, match="is there already") as raised:
+        modelfile.check_output(path)
+    assert "--force" in raised.value.hint
+    modelfile.check_output(path, force=True)
+    with pytest.raises(ConfigError, match=r"expected \*\.safetensors"):
+        modelfile.check_output(tmp_path / "a.pth")
+    with pytest.raises(OutputError, match="there is no folder"):
+        modelfile.check_output(tmp_path / "missing" / "a.safetensors")
+    (tmp_path / "b.safetensors").mkdir()
+    with pytest.raises(ConfigError, match="is not a regular file"):
+        modelfile.check_output(tmp_path / "b.safetensors", force=True)

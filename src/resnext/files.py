@@ -52,6 +52,23 @@ def atomic(path: str | os.PathLike[str], *, size: int | None = None) -> Iterator
         raise
 
 
+def check_place(path: Path) -> None:
+    """Look, before long work, whether a file can be written.
+
+    Raises:
+        OutputError: Its folder is missing or read-only, or it is a folder itself.
+    """
+    if not path.parent.is_dir():
+        raise OutputError(f"there is no folder {path.parent}", hint=f"mkdir -p '{path.parent}'")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; expected the name of a file")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(
+            f"{path}: cannot be written: the folder is read-only",
+            hint="choose another place",
+        )
+
+
 def output_error(path: Path, error: OSError, *, needed: int | None = None) -> OutputError:
     """Say why `path` cannot be written, with the space left where that is the reason."""
     reason = error.strerror or str(error)

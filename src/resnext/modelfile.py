@@ -25,12 +25,13 @@ import safetensors.numpy
 from resnext import arch
 from resnext.arch import ArchSpec
 from resnext.errors import ConfigError, ModelFileError, ModelNotFoundError, closest, listed
-from resnext.files import atomic
+from resnext.files import atomic, check_place
 from resnext.predictions import Labels
 from resnext.preprocess import PreprocessSpec
 from resnext.quantization import Quantization
 
 SCHEMA_VERSION = 2  # with `quantization`; without it, files still say 1
+SUFFIX = ".safetensors"
 MIN_TEMPERATURE = 0.01  # a hundredfold either way is no calibration any more
 STORAGE_DTYPES: dict[str, npt.DTypeLike] = {
     "float32": np.float32,
@@ -259,6 +260,26 @@ def write(
     with atomic(path, size=len(content)) as file:
         file.write(content)
     return digest
+
+
+def check_output(path: Path, *, force: bool = False) -> None:
+    """Look, before long work, whether a model file can be written.
+
+    Raises:
+        ConfigError: The name will not do, or there is such a file and `force` is False.
+        OutputError: The folder is missing or read-only.
+    """
+    if path.suffix.lower() != SUFFIX:
+        raise ConfigError(
+            f"{path} is no name for a model file; expected *{SUFFIX}",
+            hint=f"call it {path.with_suffix(SUFFIX)}" if path.name else "",
+        )
+    is_there = os.path.lexists(path)
+    if is_there and not path.is_file() and not path.is_symlink():
+        raise ConfigError(f"{path} is not a regular file")
+    check_place(path)
+    if is_there and not force:
+        raise ConfigError(f"{path} is there already", hint="--force replaces it")
 
 
 def check_tensors(architecture: ArchSpec, tensors: Tensors) -> None:

@@ -130,7 +130,7 @@ def run(arguments: list[str]) -> int:
     except OSError as error:  # such as a full disk behind stdout
         return _report(error, ENVIRONMENT, str(error), debug=debug)
     except MemoryError as error:
-        text = "out of memory\n\nhint: try a smaller --batch-size"
+        text = f"out of memory\n\nhint: {_memory_hint(arguments)}"
         return _report(error, ENVIRONMENT, text, debug=debug)
     except Exception as error:
         text = f"unexpected {type(error).__name__}: {error}\n\nhint: run again with --debug"
@@ -142,6 +142,16 @@ def _report(error: Exception, code: int, text: str, *, debug: bool) -> int:
         traceback.print_exception(error)
     print(f"error: {text}", file=sys.stderr)
     return code
+
+
+def _memory_hint(arguments: list[str]) -> str:
+    """Say what makes this command take less memory, where it has such an option."""
+    command = app.commands.get(arguments[0]) if arguments else None
+    names = {option.name for option in command.params} if command else set()
+    for name in ("batch_size", "limit"):
+        if name in names:
+            return f"try a smaller --{name.replace('_', '-')}"
+    return "try a smaller model, or free some memory"
 
 
 def _print_version() -> NoReturn:

@@ -45,7 +45,7 @@ def check(*, data: str, output: Path | None, as_json: bool, **options: Any) -> i
 
     place = Path(output or _name_output(data))
     findings.check_output(place, Path(data))
-    examination = _examine(data, **options)
+    examination = _examine(data, place, **options)
     place.mkdir(exist_ok=True)
     fixes = findings.write(place / FIXES, examination.findings)
     report = page.write(place / PAGE, examination, fixes=FIXES)
@@ -63,7 +63,15 @@ def _name_output(data: str) -> str:
 
 
 def _examine(
-    data: str, *, quick: bool, no_classes: bool, offline: bool, ignore: Any, seed: int, **model: Any
+    data: str,
+    place: Path,
+    *,
+    quick: bool,
+    no_classes: bool,
+    offline: bool,
+    ignore: Any,
+    seed: int,
+    **model: Any,
 ) -> Any:
     import contextlib
 
@@ -81,7 +89,7 @@ def _examine(
             stack.enter_context(classifier)
         counted = stack.enter_context(progress.count_bar())
         return examine(data, classifier=classifier, labelled=not no_classes, ignore=ignore,
-                       seed=seed, progress=counted)  # fmt: skip
+                       seed=seed, output=place, progress=counted)  # fmt: skip
 
 
 def _show(examination: Any, report: Path, fixes: Path) -> None:

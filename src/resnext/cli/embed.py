@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any
 import click
 
 from resnext.cli import progress
-from resnext.cli.complete import complete, complete_model
+from resnext.cli.complete import complete_model
+from resnext.cli.options import engine_options, ignore_errors_option
 
 INPUT_FAILED = 3
-AT_LEAST_1 = click.IntRange(min=1)
 
 
 @click.command(
@@ -25,16 +26,10 @@ AT_LEAST_1 = click.IntRange(min=1)
               help="File to write: .parquet or .npy.")  # fmt: skip
 @click.option("-m", "--model", default="starter", show_default=True, shell_complete=complete_model,
               help="Catalogue name, alias, file, or hf-hub:owner/repo.")  # fmt: skip
-@click.option("--batch-size", type=AT_LEAST_1,
+@click.option("--batch-size", type=click.IntRange(min=1),
               help="Pictures per engine call; default: what suits the engine.")  # fmt: skip
-@click.option("--engine", default="auto", show_default=True,
-              shell_complete=complete("auto openvino onnxruntime torch"),
-              help="auto, openvino, onnxruntime or torch.")  # fmt: skip
-@click.option("--precision", default="auto", show_default=True,
-              shell_complete=complete("auto int8 bf16 fp32"), help="Or bf16, fp32.")  # fmt: skip
-@click.option("--threads", type=AT_LEAST_1, help="CPU threads of the engine; default: all.")
-@click.option("--offline", is_flag=True, help="Never touch the network.")
-@click.option("--ignore-errors", is_flag=True, help="Exit 0 even if pictures failed.")
+@engine_options
+@ignore_errors_option
 def embed(
     *,
     inputs: tuple[str, ...],
@@ -50,7 +45,7 @@ def embed(
 
     Parquet has the columns source and embedding; .npy an array, with the names of its rows
     in .sources.json beside it. A picture that cannot be read is named on stderr and left out,
-    and the exit code is 3.
+    and the exit code is 3. The same command goes on where it was stopped.
     """
     import resnext
     from resnext import sources
@@ -67,8 +62,14 @@ def embed(
     pictures = progress.Lookahead(sources.iter_sources(inputs))
     failed = 0
     opened = sinks.open_embedding_sink(format_, output, embedding_size=size)
-    with progress.naming_partial(opened) as sink, progress.bar(pictures, quiet=False) as advance:
-        rows = embed_items(classifier, pictures, lambda source: source, batch_size=batch_size)
+    found = embed_items(
+        classifier, pictures, lambda source: source, batch_size=batch_size, keep=True
+    )
+    with (
+        progress.naming_partial(opened) as sink,
+        progress.bar(pictures, quiet=False) as advance,
+        contextlib.closing(found) as rows,
+    ):
         for source, row in rows:
             advance()
             if isinstance(row, ImageError):

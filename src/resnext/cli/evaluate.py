@@ -11,7 +11,7 @@ import click
 
 from resnext.cli import progress, text
 from resnext.cli.complete import complete_model
-from resnext.cli.options import engine_options
+from resnext.cli.options import engine_options, ignore_errors_option
 
 INPUT_FAILED = 3
 
@@ -35,6 +35,7 @@ INPUT_FAILED = 3
 @click.option("--calibrate", type=click.Path(path_type=Path), metavar="FILE",
               help="Write the model with temperature and threshold that suit.")  # fmt: skip
 @engine_options
+@ignore_errors_option
 @click.option("--force", is_flag=True, help="Replace another run, or FILE, if it is there.")
 @click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
 def evaluate(
@@ -44,6 +45,7 @@ def evaluate(
     index: Path | None,
     offline: bool,
     force: bool,
+    ignore_errors: bool,
     as_json: bool,
     engine: str,
     precision: str,
@@ -96,7 +98,7 @@ def evaluate(
         print(printable(f"left out: {problem}"), file=sys.stderr)
     if as_json:
         print(json.dumps(figures))
-        return INPUT_FAILED if found.problems else 0
+        return INPUT_FAILED if found.problems and not ignore_errors else 0
     written = [("report", output and output / report.REPORT), ("model", calibrate)]
     print(text.pairs([*wording.describe(figures), *written]))
-    return INPUT_FAILED if found.problems else 0
+    return INPUT_FAILED if found.problems and not ignore_errors else 0

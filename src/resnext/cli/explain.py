@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from resnext.cli import progress, text
-from resnext.cli.complete import complete, complete_model
+from resnext.cli.complete import complete_model
+from resnext.cli.options import engine_options, ignore_errors_option
 
 INPUT_FAILED = 3
 
@@ -20,7 +21,7 @@ INPUT_FAILED = 3
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
 @click.option("-o", "--output", type=click.Path(path_type=Path),
-              help="PNG to write; a folder for several pictures.")  # fmt: skip
+              help="PNG to write; or a folder, as for several pictures.")  # fmt: skip
 @click.option("-m", "--model", default="starter", show_default=True, shell_complete=complete_model,
               help="Catalogue name, alias, file, or hf-hub:owner/repo.")  # fmt: skip
 @click.option("--class", "class_", metavar="NAME",
@@ -30,15 +31,11 @@ INPUT_FAILED = 3
 @click.option("--layer", default="layer4", show_default=True,
               help="Of gradcam and gradcam++: layer1 to layer4, or a part.")  # fmt: skip
 @click.option("--array", type=click.Path(path_type=Path),
-              help="Also the map as .npy; a folder for several pictures.")  # fmt: skip
+              help="Also the map as .npy; or a folder of them.")  # fmt: skip
 @click.option("--faithfulness", is_flag=True, help="Score the map by deletion and insertion.")
 @click.option("--json", "as_json", is_flag=True, help="The answers as JSON.")
-@click.option("--engine", default="auto", show_default=True,
-              shell_complete=complete("auto openvino onnxruntime torch"),
-              help="auto, openvino, onnxruntime or torch.")  # fmt: skip
-@click.option("--precision", default="auto", show_default=True,
-              shell_complete=complete("auto int8 bf16 fp32"), help="Or bf16, fp32.")  # fmt: skip
-@click.option("--offline", is_flag=True, help="Never touch the network.")
+@engine_options
+@ignore_errors_option
 def explain(
     *,
     inputs: tuple[str, ...],
@@ -48,6 +45,7 @@ def explain(
     faithfulness: bool,
     as_json: bool,
     offline: bool,
+    ignore_errors: bool,
     method: str,
     layer: str,
     **engine: Any,
@@ -59,7 +57,6 @@ def explain(
     """
     import resnext
     from resnext.errors import ImageError
-    from resnext.explore import cam
     from resnext.explore import explain as explaining
     from resnext.results.formats import printable
     from resnext.sources import iter_sources
@@ -72,7 +69,7 @@ def explain(
         classifier = resnext.Classifier(
             offline=offline or None, progress=downloaded, feature_maps=True, **engine
         )
-    target = None if class_ is None else cam.find_class(classifier, class_)
+    target = None if class_ is None else explaining.find_class(classifier, class_)
     answers: list[dict[str, Any]] = []
     rows: list[list[str]] = []
     failed = 0
@@ -102,7 +99,7 @@ def explain(
         header = ["picture", "class", "probability", "overlay"]
         header += ["deletion", "insertion"] if faithfulness else []
         print(text.table(header, rows, right=("probability", "deletion", "insertion")))
-    return INPUT_FAILED if failed else 0
+    return INPUT_FAILED if failed and not ignore_errors else 0
 
 
 def _row(one: Any, overlay: Path, printable: Any) -> list[str]:

@@ -13,7 +13,7 @@ import click
 
 from resnext.cli import progress, text
 from resnext.cli.complete import complete_model
-from resnext.cli.options import engine_options
+from resnext.cli.options import engine_options, ignore_errors_option
 from resnext.results.formats import printable
 
 INPUT_FAILED = 3
@@ -39,10 +39,17 @@ INPUT_FAILED = 3
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
               help="With --full: change any number of the recipe `finetune`.")  # fmt: skip
 @engine_options
+@ignore_errors_option
 @click.option("--force", is_flag=True, help="Replace the output if it is there, and its run.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as one line of JSON.")
 def finetune(
-    *, data: str | None, output: Path, head_only: bool | None, as_json: bool, **options: Any
+    *,
+    data: str | None,
+    output: Path,
+    head_only: bool | None,
+    ignore_errors: bool,
+    as_json: bool,
+    **options: Any,
 ) -> int:
     """Make a model for your own classes.
 
@@ -59,13 +66,14 @@ def finetune(
     if head_only or tuned.is_first:
         _say("left out", tuned.problems)
         print(json.dumps(tuned.to_json()) if as_json else text.pairs(tuned.summary()))
-    return INPUT_FAILED if tuned.problems else 0
+    return INPUT_FAILED if tuned.problems and not ignore_errors else 0
 
 
 def _tune_head(
     data: str | None, output: Path, *, force: bool, offline: bool, settings: Any, **options: Any
 ) -> Any:
     import resnext
+    from resnext import modelfile
     from resnext.errors import ConfigError, import_extra
 
     if settings or "lr" in options:
@@ -74,7 +82,7 @@ def _tune_head(
     from resnext.training.data import open_data
 
     tuning.check_alone()
-    tuning.check_output(output, force=force)
+    modelfile.check_output(output, force=force)
     names = ("added", "val_share", "seed", "class_weights")
     fit = {key: options.pop(key) for key in names if key in options}
     split = {key: fit[key] for key in ("val_share", "seed") if key in fit}

@@ -12,7 +12,7 @@ import click
 
 from resnext.cli import progress, text
 from resnext.cli.complete import complete_model
-from resnext.cli.options import engine_options
+from resnext.cli.options import engine_options, ignore_errors_option
 
 INPUT_FAILED = 3
 
@@ -26,18 +26,27 @@ INPUT_FAILED = 3
               help="File to write.")  # fmt: skip
 @click.option("-m", "--model", default="starter", show_default=True, shell_complete=complete_model,
               help="Catalogue name, alias, file, or hf-hub:owner/repo.")  # fmt: skip
-@click.option("--part", type=click.Choice(["train", "val", "all"]), default="train",
-              show_default=True, help="Of a data set that has two.")  # fmt: skip
+@click.option("--part", type=click.Choice(["train", "val", "all"]),
+              help="Of a data set that has two.  [default: train]")  # fmt: skip
 @engine_options
+@ignore_errors_option
 @click.option("--json", "as_json", is_flag=True, help="The summary as one line of JSON.")
 def index(
-    *, data: str, output: Path, model: str, part: str, offline: bool, as_json: bool, **engine: Any
+    *,
+    data: str,
+    output: Path,
+    model: str,
+    part: str | None,
+    offline: bool,
+    ignore_errors: bool,
+    as_json: bool,
+    **engine: Any,
 ) -> int:
     """Make an index of pictures to search in.
 
     DATA is a folder of pictures, or a data set: a folder per class, a table of path,label, tar
     shards; then the index knows their classes. A picture that cannot be read is named and left
-    out, and the exit code is 3.
+    out, and the exit code is 3. The same command goes on where it was stopped.
     """
     import resnext
     from resnext.explore import gather
@@ -65,4 +74,4 @@ def index(
         "megabytes": round(os.path.getsize(output) / 1e6, 1),
     }
     print(json.dumps(facts) if as_json else text.pairs(tuple(facts.items())))
-    return INPUT_FAILED if builder.failed else 0
+    return INPUT_FAILED if builder.failed and not ignore_errors else 0

@@ -1,4 +1,4 @@
-"""Options that several commands share: what computes, and how."""
+"""Options that several commands share: what computes, what is ignored."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from typing import Any
 import click
 
 from resnext.cli.complete import complete
+
+ignore_errors_option = click.option(
+    "--ignore-errors", is_flag=True, help="Exit 0 even if pictures failed."
+)
 
 
 def engine_options(command: Any) -> Any:

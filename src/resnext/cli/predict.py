@@ -12,7 +12,8 @@ import click
 
 import resnext
 from resnext.cli import progress
-from resnext.cli.complete import complete, complete_model
+from resnext.cli.complete import complete_model
+from resnext.cli.options import engine_options, ignore_errors_option
 from resnext.errors import ConfigError
 
 INPUT_FAILED = 3
@@ -35,23 +36,8 @@ AT_LEAST_1 = click.IntRange(min=1)
               help="Write here instead of stdout.")  # fmt: skip
 @click.option("--batch-size", type=AT_LEAST_1,
               help="Pictures per engine call; default: what suits the engine.")  # fmt: skip
-@click.option(
-    "--engine",
-    default="auto",
-    show_default=True,
-    shell_complete=complete("auto openvino onnxruntime torch"),
-    help="auto, openvino, onnxruntime or torch.",
-)
-@click.option(
-    "--precision",
-    default="auto",
-    show_default=True,
-    shell_complete=complete("auto int8 bf16 fp32"),
-    help="auto, bf16 or fp32 (exact).",
-)
-@click.option("--threads", type=AT_LEAST_1, help="CPU threads of the engine; default: all.")
-@click.option("--offline", is_flag=True, help="Never touch the network.")
-@click.option("--ignore-errors", is_flag=True, help="Exit 0 even if pictures failed.")
+@engine_options
+@ignore_errors_option
 def predict(
     *,
     inputs: tuple[str, ...],

@@ -10,7 +10,7 @@ import click
 
 from resnext.cli import progress, text
 from resnext.cli.complete import complete_model
-from resnext.cli.options import engine_options
+from resnext.cli.options import engine_options, ignore_errors_option
 
 INPUT_FAILED = 3
 
@@ -31,6 +31,7 @@ INPUT_FAILED = 3
 @click.option("--html", type=click.Path(path_type=Path), help="Also write a contact sheet.")
 @click.option("--json", "as_json", is_flag=True, help="The answers as JSON.")
 @engine_options
+@ignore_errors_option
 def search(
     *,
     queries: tuple[str, ...],
@@ -41,6 +42,7 @@ def search(
     html: Path | None,
     as_json: bool,
     offline: bool,
+    ignore_errors: bool,
     **engine: Any,
 ) -> int:
     """Find the pictures of an index most like each QUERY: a file, folder, glob or URL.
@@ -50,9 +52,12 @@ def search(
     import resnext
     from resnext.explore import lookup, sheet
     from resnext.explore.index import open_index
+    from resnext.files import check_place
     from resnext.results.formats import printable
     from resnext.sources import iter_sources
 
+    if html is not None:
+        check_place(html)
     index = open_index(path)
     with progress.download_bar() as downloaded:
         classifier = resnext.Classifier(
@@ -69,7 +74,8 @@ def search(
         text.dump([found.to_json() for found in results])
     if html is not None:
         sheet.write_sheet(html, index, results)
-    return INPUT_FAILED if any(found.error is not None for found in results) else 0
+    failed = any(found.error is not None for found in results)
+    return INPUT_FAILED if failed and not ignore_errors else 0
 
 
 def _block(found: Any, printable: Any) -> str:

@@ -11,6 +11,7 @@ import click
 
 from resnext.cli import text
 from resnext.cli.complete import complete, complete_model
+from resnext.cli.options import ignore_errors_option
 
 INPUT_FAILED = 3
 
@@ -40,6 +41,7 @@ INPUT_FAILED = 3
 @click.option("--seed", type=click.IntRange(min=0), help="Of everything drawn at random.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the network.")
 @click.option("--deterministic", is_flag=True, help="Only algorithms that repeat bit by bit.")
+@ignore_errors_option
 @click.option("--json", "as_json", is_flag=True, help="The summary as one line of JSON.")
 def train(
     *,
@@ -52,6 +54,7 @@ def train(
     resume: str,
     device: str | None,
     deterministic: bool,
+    ignore_errors: bool,
     as_json: bool,
     **options: Any,
 ) -> int:
@@ -100,7 +103,7 @@ def train(
             print(json.dumps(outcome.to_json()) if as_json else text.pairs(outcome.summary()))
             for problem in outcome.left_out:
                 print(printable(f"left out: {problem}"), file=sys.stderr)
-    return INPUT_FAILED if outcome.left_out else 0
+    return INPUT_FAILED if outcome.left_out and not ignore_errors else 0
 
 
 _KEYS = {

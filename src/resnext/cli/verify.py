@@ -10,6 +10,7 @@ import click
 
 from resnext.cli import progress, text
 from resnext.cli.complete import complete_model
+from resnext.cli.options import ignore_errors_option
 
 INPUT_FAILED = 3
 
@@ -21,7 +22,7 @@ INPUT_FAILED = 3
 @click.argument("model", shell_complete=complete_model)
 @click.option("--images", "folder", type=click.Path(),
               help="Run these pictures too: a file, folder or glob.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(min=1), default=200, show_default=True,
+@click.option("--limit", type=click.IntRange(1, 2000), default=200, show_default=True,
               help="Of --images: at most so many, evenly spaced.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path),
               help="Write the certificate, as JSON.")  # fmt: skip
@@ -29,6 +30,7 @@ INPUT_FAILED = 3
               help="Run nothing: tell whether this certificate belongs to MODEL.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the certificate.")
 @click.option("--offline", is_flag=True, help="Never touch the network.")
+@ignore_errors_option
 def verify(
     *,
     model: str,
@@ -38,6 +40,7 @@ def verify(
     given: Path | None,
     as_json: bool,
     offline: bool,
+    ignore_errors: bool,
 ) -> int:
     """Run MODEL on golden pictures in every engine and precision that is installed.
 
@@ -47,10 +50,13 @@ def verify(
     """
     from resnext import weights
     from resnext.deploy import certificate, parity
+    from resnext.files import check_place
     from resnext.results.formats import printable
 
     if given and (folder or output):
         raise click.UsageError("--certificate runs nothing: give neither --images nor -o.")
+    if output:
+        check_place(output)
     with progress.download_bar() as downloaded:
         local = weights.locate(model, offline=offline or None, progress=downloaded)
     if given:
@@ -59,16 +65,16 @@ def verify(
     with progress.count_bar() as advance:
         report = parity.verify(local, pictures=pictures, progress=advance)
     made = certificate.make(report)
-    if output:
-        certificate.write(output, made)
     if as_json:
         text.dump(made)
     else:
         _show(made)
+    if output:  # last: what took minutes is not lost if the disk is full
+        certificate.write(output, made)
     for error in report.unreadable:
         print(printable(f"{error.path}: {error.reason}"), file=sys.stderr)
     report.require()
-    return INPUT_FAILED if report.unreadable else 0
+    return INPUT_FAILED if report.unreadable and not ignore_errors else 0
 
 
 def _check(given: Path, local: Any, *, as_json: bool) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -267,11 +268,15 @@ def allowed_disagreements(count: int, agreement: float) -> int:
 
     More than this would happen by chance once in 100 times: 1 of 27 and 4 of 200 at 99.5 %.
     """
-    chance, share, total, allowed = 1 - agreement, agreement**count, agreement**count, 0
+    if agreement >= 1:
+        return 0
+    # In logarithms: of 150,000 pictures the chance of no difference is too small for a float.
+    share, odds = count * math.log(agreement), math.log(1 - agreement) - math.log(agreement)
+    total, allowed = math.exp(share), 0
     while total < 1 - _BY_CHANCE and allowed < count:
-        share *= (count - allowed) / (allowed + 1) * chance / agreement
+        share += math.log((count - allowed) / (allowed + 1)) + odds
         allowed += 1
-        total += share
+        total += math.exp(share)
     return allowed
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from resnext.doctor.facts import CUT, Table
 from resnext.doctor.findings import Finding
 from resnext.doctor.intake import PARTS
-from resnext.training.listing import few
+from resnext.training.listing import Entry, few
 
 TINY = 32  # px of the shorter side
 LONG = 5.0  # times as long as wide
@@ -59,7 +61,9 @@ def check_readable(table: Table) -> list[Finding]:
     found = []
     for position, reason in sorted(table.problems.items()):
         problem = "truncated" if reason in (CUT, "is empty") else "unreadable"
-        found.append(about(table, position, problem, reason, "remove"))
+        # What nobody could look into, such as a folder without permission, may be all right.
+        action = "remove" if table["content"][position].any() else "review"
+        found.append(about(table, position, problem, reason, action))
     has_end = ["JPEG", "PNG"]
     cut = table["readable"] & np.isin(table["format"], has_end) & ~table["ended"]
     text = "has no end mark: the last rows may be missing"
@@ -69,7 +73,7 @@ def check_readable(table: Table) -> list[Finding]:
 
 def check_extensions(table: Table) -> list[Finding]:
     """Find names whose ending is that of another format, or of none."""
-    found = []
+    found, taken = [], {entry.name.lower() for entry in table.entries}
     for position in table.readable.tolist():
         entry, format = table.entries[position], str(table["format"][position])
         name = os.path.basename(entry.name)
@@ -77,10 +81,34 @@ def check_extensions(table: Table) -> list[Finding]:
         is_known = ending.lower() in _KNOWN
         if ending.lower() in _EXTENSIONS[format] or (not is_known and not _is_file(entry.source)):
             continue
-        right = f"{stem if is_known and stem else name}.{_EXTENSIONS[format][0]}"
+        right = _free_name(
+            entry, stem if is_known and stem else name, _EXTENSIONS[format][0], taken
+        )
         detail = f"is {_article(format)}"
         found.append(about(table, position, "wrong-extension", detail, f"rename:{right}"))
     return found
+
+
+def _free_name(entry: Entry, stem: str, ending: str, taken: set[str]) -> str:
+    """Take a name in the folder of a picture that no file has, and no other one will get.
+
+    Some file systems do not tell A from a: whoever renames there must lose nothing either.
+    """
+    for number in itertools.count(1):
+        name = f"{stem}.{ending}" if number == 1 else f"{stem}-{number}.{ending}"
+        below = os.path.join(os.path.dirname(entry.name), name).lower()
+        if below not in taken and not _is_beside(entry.source, name):
+            break
+    taken.add(below)
+    return name
+
+
+def _is_beside(source: Any, name: str) -> bool:
+    """Tell whether a file of this name is in the folder of a picture that is a file itself."""
+    if not _is_file(source):
+        return False
+    path = os.fsdecode(source if isinstance(source, str | os.PathLike) else source.name)
+    return os.path.lexists(os.path.join(os.path.dirname(path), name))
 
 
 def check_sizes(table: Table) -> list[Finding]:

@@ -19,6 +19,7 @@ from resnext.doctor import hashes
 from resnext.doctor.checks import blank, part_name
 from resnext.doctor.facts import Table
 from resnext.doctor.findings import Finding
+from resnext.doctor.intake import PARTS
 
 # Correlation of the small pictures: of copies at half the size and quality 70 it is 0.98 and
 # more, of the nearest two different ones among 100,000 it is 0.98.
@@ -74,19 +75,29 @@ def check_copies(table: Table, groups: Iterable[Sequence[int]]) -> list[Finding]
     """Find copies in one part, copies across parts, and copies with other labels."""
     found: list[Finding] = []
     for group in groups:
-        train = [n for n in group if table.intake.parts[n] == 0]
-        held_out = [n for n in group if table.intake.parts[n] != 0]
-        if train and held_out:
-            twins = _Twins(table, held_out)
-            found += [_finding(table, "leak", "remove", n, twins.of(n)) for n in train]
-            if not _same_labels(table, train[0], held_out[0]):
-                found.append(_conflict(table, train[0], held_out[0]))
-        for members in filter(None, (train, held_out)):
-            twins = _Twins(table, members[:1])
-            for position in members[1:]:
-                found.append(_repeat(table, position, twins.of(position)))
-                twins.add(position)
+        own = [[n for n in group if table.intake.parts[n] == part] for part in range(len(PARTS))]
+        for part, members in enumerate(own):
+            later = [n for others in own[part + 1 :] for n in others]
+            if members and later:
+                found += _leaks(table, members, later)
+            found += _repeats(table, members)
     return found
+
+
+def _leaks(table: Table, members: Sequence[int], later: Sequence[int]) -> Iterator[Finding]:
+    """Yield the pictures of a part that are in a later one too, to be judged by."""
+    twins = _Twins(table, later)
+    for position in members:
+        yield _finding(table, "leak", "remove", position, twins.of(position))
+    if not _same_labels(table, members[0], later[0]):
+        yield _conflict(table, members[0], later[0])
+
+
+def _repeats(table: Table, members: Sequence[int]) -> Iterator[Finding]:
+    twins = _Twins(table, members[:1])
+    for position in members[1:]:
+        yield _repeat(table, position, twins.of(position))
+        twins.add(position)
 
 
 class _Twins:

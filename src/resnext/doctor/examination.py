@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from resnext import weights
@@ -17,7 +18,7 @@ from resnext.classifier import Classifier
 from resnext.doctor import checks
 from resnext.doctor.copies import check_copies, find_groups
 from resnext.doctor.facts import Table, gather
-from resnext.doctor.findings import PROBLEMS, Finding
+from resnext.doctor.findings import PROBLEMS, Finding, check_outside
 from resnext.doctor.intake import PARTS, take_in
 from resnext.errors import ConfigError, MissingExtraError, closest, import_extra
 from resnext.training.features import open_store
@@ -78,6 +79,7 @@ def examine(
     labelled: bool = True,
     ignore: Collection[str] = (),
     seed: int = 0,
+    output: Path | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Examination:
     """Look for what is wrong with a data set; nothing in it is changed.
@@ -88,25 +90,29 @@ def examine(
         labelled: False takes folders for no classes.
         ignore: Names of problems to leave out.
         seed: Of the folds in which labels are judged.
+        output: Folder that the results will go into, which may not be among the pictures.
         progress: Called with the number of pictures done and that of all.
 
     Raises:
         DatasetError: There is no picture, or the table or shard cannot be read.
-        ConfigError: `ignore` names no problem.
+        ConfigError: `ignore` names no problem, or `output` is among the pictures.
     """
     start = time.monotonic()
     check_names(ignore)
     intake = take_in(path, labelled=labelled)
+    if output is not None:
+        check_outside(output, intake.entries)
     store = None
     if classifier is not None:
         tensors = weights.read_tensors(classifier.local)
         store = open_store(classifier, tensors)
     table = gather(intake, classifier=classifier, store=store, progress=progress)
     found = [finding for check in _CHECKS for finding in check(table)]
-    found += check_copies(table, find_groups(table))
+    groups = find_groups(table)
+    found += check_copies(table, groups)
     notes = [*intake.notes, *checks.unlabelled(table)]
     if MISLABEL not in ignore:
-        suspects, more = _judge(table, seed)
+        suspects, more = _judge(table, groups, seed)
         found += suspects
         notes += more
     order = {name: number for number, name in enumerate(PROBLEMS)}
@@ -147,7 +153,9 @@ _CHECKS: tuple[Callable[[Table], list[Finding]], ...] = (
 )
 
 
-def _judge(table: Table, seed: int) -> tuple[list[Finding], list[str]]:
+def _judge(
+    table: Table, groups: Sequence[Sequence[int]], seed: int
+) -> tuple[list[Finding], list[str]]:
     """Judge the labels, or say why not."""
     intake = table.intake
     if not intake.labelled:
@@ -162,5 +170,5 @@ def _judge(table: Table, seed: int) -> tuple[list[Finding], list[str]]:
         return [], [f"labels were not judged: {error.message}; {error.hint}"]
     found: list[Finding]
     notes: list[str]
-    found, notes = mislabels.check_labels(table, seed=seed)
+    found, notes = mislabels.check_labels(table, groups, seed=seed)
     return found, notes

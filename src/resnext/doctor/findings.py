@@ -6,6 +6,7 @@ One JSON object a line: `path`, `part`, `label`, `problem`, `detail`, `action`, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable
@@ -13,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnext.errors import ConfigError, OutputError
-from resnext.files import atomic
+from resnext.errors import ConfigError
+from resnext.files import atomic, check_place
+from resnext.sources import Source
+from resnext.training.listing import Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +41,9 @@ PROBLEMS = {
     problem.name: problem
     for problem in (
         Problem("refused", "Training refuses the data set", "see what it says"),
-        Problem("unreadable", "Files that cannot be read", "remove or replace them"),
+        Problem("unreadable", "Files that cannot be read", "look; replace or remove them"),
         Problem("truncated", "Files that are cut short", "copy or download them again"),
-        Problem("leak", "In train and in val or test", "remove them from train"),
+        Problem("leak", "In two of train, val and test", "remove the ones listed"),
         Problem("label-conflict", "Copies with different labels", "keep the right one"),
         Problem("duplicate", "The same pixels twice", "keep one of each"),
         Problem("near-duplicate", "Nearly the same picture twice", "look, and keep one"),
@@ -130,8 +133,31 @@ def check_output(folder: Path, data: Path) -> None:
         )
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is there already, and no folder")
-    nearest = folder if folder.exists() else folder.parent
-    if not nearest.is_dir():
-        raise OutputError(f"there is no folder {nearest}", hint=f"mkdir -p '{nearest}'")
-    if not os.access(nearest, os.W_OK):
-        raise OutputError(f"{folder}: cannot be written: the folder is read-only")
+    check_place(folder / "any" if folder.exists() else folder)
+
+
+def check_outside(folder: Path, pictures: Iterable[Entry]) -> None:
+    """Refuse results among pictures, which a table may name anywhere.
+
+    Args:
+        folder: Of the results.
+        pictures: All there are.
+
+    Raises:
+        ConfigError: The folder is in the one that all pictures have above them, or in one that
+            has some where that is no more than the root.
+    """
+    sources = (entry.source for entry in pictures)
+    names = (source.name if isinstance(source, Source) else source for source in sources)
+    tops = {os.path.dirname(name) for name in names if isinstance(name, str)}
+    tops = {os.path.realpath(top) for top in tops}
+    place = os.path.realpath(folder)
+    with contextlib.suppress(ValueError):  # none, or on several drives
+        above = os.path.commonpath(tops)
+        tops = {above} if above != os.path.dirname(above) else tops
+    for top in tops:
+        if Path(place).is_relative_to(top):
+            raise ConfigError(
+                f"{folder} is in {top}, among the pictures, where nothing is changed",
+                hint="choose another folder with -o",
+            )

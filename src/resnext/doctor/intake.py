@@ -71,7 +71,10 @@ def take_in(path: str | os.PathLike[str], *, labelled: bool = True) -> Intake:
     except DatasetError as error:
         if not is_folder:
             raise
-        return _make(place, _by_folders(place), refusal=error.message)
+        found = _by_folders(place)
+        if not any(found.values()):
+            raise
+        return _make(place, found, refusal=error.message)
     parts = {"train": listing.train, "val": listing.val or ()}
     if is_folder and listing.val:
         parts["test"] = _test_part(place, listing.val)

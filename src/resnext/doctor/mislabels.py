@@ -1,15 +1,17 @@
 """[finetune] Find labels that are likely wrong: confident learning.
 
 After Northcutt, Jiang and Chuang, "Confident Learning" (2021, arXiv:1911.00068): every picture
-is classified by a head that has not seen it, and what counts is the probability of the given
-label. `docs/check.md` has this ranking beside theirs.
+is classified by a head that has seen neither it nor a copy of it, and what counts is the
+probability of the given label. `docs/check.md` has this ranking beside theirs.
 N pictures, D features, K classes.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,8 @@ from resnext.doctor.findings import Finding
 from resnext.training.head import FOLDS, predict_out_of_fold
 from resnext.training.listing import few, sort_names
 
-# Probability of the given label, as a multiple of chance, below which it is likely wrong:
+# Probability of the given label, as a multiple of chance, which is the share of the pictures that
+# bear it, below which it is likely wrong:
 UNLIKELY = 0.2  # in any case
 LESS_LIKELY = 0.5  # if another class is as sure of the picture as of its own on average
 WIDTH = 256  # features that are left of more: the directions in which pictures differ most
@@ -41,7 +44,7 @@ class Judgement:
         names: Of the K classes.
         positions: (N,) of the pictures in the table.
         labels: (N,) given classes.
-        shares: (N, K) probabilities, by a head that has not seen the picture.
+        shares: (N, K) probabilities, by a head that has not seen the picture or a copy of it.
         notes: What was left out; one sentence each.
     """
 
@@ -60,41 +63,58 @@ class Judgement:
     @property
     def suspects(self) -> Integers:
         """Rows of the labels that are likely wrong, the most suspect first."""
-        count, num_classes = self.shares.shape
-        best = self.shares.argmax(axis=1)
+        best, count = self.shares.argmax(axis=1), len(self.labels)
         # How sure each class is of the pictures that bear its label: what a claim takes.
-        sums = np.bincount(self.labels, self.own, num_classes)
-        sure = sums / np.maximum(np.bincount(self.labels, minlength=num_classes), 1)
-        is_claimed = self.shares[np.arange(count), best] >= sure[best]
+        is_claimed = self.shares[np.arange(count), best] >= self._by_class(self.own)[best]
         # Against chance, for the head learns from the wrong labels as well: where 5 % are
         # wrong it gives about 5 % to the other classes together, however clear a picture is.
-        odds = num_classes * self.own
+        # A class of one picture in a hundred gets 1 % of what the head knows nothing about.
+        odds = self.own / (self._counts / max(count, 1))[self.labels]
         doubtful = (odds < UNLIKELY) | (is_claimed & (odds < LESS_LIKELY))
         doubtful &= best != self.labels
         rows = np.flatnonzero(doubtful)
         return rows[np.argsort(self.own[rows], kind="stable")]
 
+    @property
+    def agreement(self) -> float:
+        """Share of the labels that the head gives as well; each class counts the same."""
+        return float(self._by_class(self.shares.argmax(axis=1) == self.labels).mean())
 
-def check_labels(table: Table, *, seed: int = 0) -> tuple[list[Finding], list[str]]:
+    @property
+    def _counts(self) -> Integers:
+        return np.bincount(self.labels, minlength=len(self.names))
+
+    def _by_class(self, values: NDArray[Any]) -> Floats:
+        """Return the mean of what each picture has, for each class."""
+        sums = np.bincount(self.labels, values, len(self.names))
+        means: Floats = sums / np.maximum(self._counts, 1)
+        return means
+
+
+def check_labels(
+    table: Table, groups: Iterable[Sequence[int]] = (), *, seed: int = 0
+) -> tuple[list[Finding], list[str]]:
     """Find the pictures whose label is likely wrong.
 
     Args:
         table: With features; each labelled picture has one class.
+        groups: Positions of pictures that are copies of each other: `copies.find_groups`.
         seed: Of the division into folds.
 
     Returns:
         Findings, the most suspect first, and notes.
     """
-    judged = judge(table, seed=seed)
+    judged = judge(table, groups, seed=seed)
     names, notes = judged.names, list(judged.notes)
     if not len(judged.labels):
         return [], notes
     best = judged.shares.argmax(axis=1)
-    agreed = float((best == judged.labels).mean())
-    if agreed < 0.5:
+    agreed = judged.agreement
+    if agreed < (1 + 1 / len(names)) / 2:  # nearer to chance than to all
         notes.append(
             f"these classes are hard for the model: of pictures it has not seen it agrees with"
-            f" {agreed:.0%} of the labels; another model finds wrong ones more surely"
+            f" {agreed:.0%} of the labels, each class counting the same; another model finds wrong"
+            f" ones more surely"
         )
     found = []
     for row in judged.suspects.tolist():
@@ -109,36 +129,47 @@ def check_labels(table: Table, *, seed: int = 0) -> tuple[list[Finding], list[st
     return found, notes
 
 
-def judge(table: Table, *, seed: int = 0) -> Judgement:
-    """Classify every labelled picture by a head that has not seen it."""
-    names, positions, labels, notes = _labelled(table)
+def judge(table: Table, groups: Iterable[Sequence[int]] = (), *, seed: int = 0) -> Judgement:
+    """Classify every labelled picture by a head that has seen neither it nor a copy."""
+    numbers = np.arange(len(table))  # the same for copies
+    for group in groups:
+        numbers[list(group)] = group[0]
+    names, positions, labels, notes = _labelled(table, numbers)
     if len(names) < 2:
         notes.append("labels were not judged: there are no two classes to compare")
         positions, labels = positions[:0], labels[:0]
         shares = np.empty((0, len(names)))
     else:
         features = _project(table, positions, np.random.default_rng(seed))
-        judged = predict_out_of_fold(features, labels, num_classes=len(names), seed=seed)
+        judged = predict_out_of_fold(
+            features, labels, num_classes=len(names), seed=seed, copies=numbers[positions]
+        )
         shares = predictions.probabilities(judged.logits, temperature=judged.temperature)
     return Judgement(
         names=names, positions=positions, labels=labels, shares=shares, notes=tuple(notes)
     )
 
 
-def _labelled(table: Table) -> tuple[tuple[str, ...], Integers, Integers, list[str]]:
+def _labelled(
+    table: Table, numbers: Integers
+) -> tuple[tuple[str, ...], Integers, Integers, list[str]]:
     """Return class names, positions and labels of the pictures that can be judged."""
     usable = [
         (n, table.entries[n].classes[0])
         for n in np.flatnonzero(table["readable"] & ~blank(table)).tolist()
         if table.entries[n].classes
     ]
-    counts = Counter(name for _, name in usable)
-    rare = sorted(name for name, count in counts.items() if count < FOLDS)
-    names = sort_names(counts.keys() - set(rare))
+    different = defaultdict(set)
+    for position, name in usable:
+        different[name].add(numbers[position])
+    rare = sorted(name for name, found in different.items() if len(found) < FOLDS)
+    names = sort_names(different.keys() - set(rare))
     index = {name: number for number, name in enumerate(names)}
     kept = [(position, index[name]) for position, name in usable if name in index]
     positions, labels = np.array(kept, np.int64).reshape(-1, 2).T
-    text = f"labels were not checked in classes of fewer than {FOLDS} pictures: {few(rare)}"
+    text = (
+        f"labels were not checked in classes of fewer than {FOLDS} different pictures: {few(rare)}"
+    )
     return names, positions, labels, [text] if rare else []
 
 

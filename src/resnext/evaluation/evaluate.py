@@ -13,7 +13,7 @@ from typing import Any
 
 from resnext import modelfile
 from resnext.classifier import Classifier
-from resnext.errors import ConfigError, DatasetError
+from resnext.errors import DatasetError
 from resnext.evaluation import run
 from resnext.evaluation.journal import Journal
 from resnext.evaluation.judge import Judged, check_readable, judge
@@ -203,14 +203,10 @@ def check_target(path: Path, *, force: bool) -> None:
     """Refuse a model file that cannot be written, before the long work.
 
     Raises:
-        ConfigError: Its suffix is another, its folder is missing, or it is there.
+        ConfigError: Its suffix is another, or it is there.
+        OutputError: Its folder is missing or read-only.
     """
-    if path.suffix != ".safetensors":
-        raise ConfigError(f"{path}: expected a name that ends in .safetensors")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: there is no folder {path.parent}")
-    if path.exists() and not force:
-        raise ConfigError(f"{path} is there already", hint="replace it with --force")
+    modelfile.check_output(path, force=force)
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from resnext import predictions, preprocess
 from resnext.classifier import Classifier
 from resnext.engines import select
-from resnext.errors import ConfigError, ImageError, closest
+from resnext.errors import ConfigError, ImageError
 from resnext.predictions import Prediction
 from resnext.preprocess import PreprocessSpec
 from resnext.weights import read_tensors
@@ -165,32 +165,6 @@ def overlay(
         here = _interpolate(heat, box, (width, height), band)
         blended[band] = _blend(image_hwc[band], here)
     return blended
-
-
-def find_class(classifier: Classifier, name: str) -> int:
-    """Return the index of a class by its name, its synset id or its number.
-
-    Raises:
-        ConfigError: There is no such class; or several have this name.
-    """
-    labels = classifier.document.labels
-    found = [index for index, text in enumerate(labels.class_names) if text == name]
-    if not found and labels.synset_ids is not None:
-        found = [index for index, text in enumerate(labels.synset_ids) if text == name]
-    if not found and name.isdecimal() and int(name) < len(labels):
-        found = [int(name)]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ConfigError(
-            f"{len(found)} classes are called {name!r}",
-            hint=f"name one by its number: {', '.join(map(str, found))}",
-        )
-    near = closest(name, labels.class_names)
-    raise ConfigError(
-        f"there is no class {name!r} among the {len(labels)} of {classifier.document.name}",
-        hint=f"did you mean {' or '.join(map(repr, near))}?" if near else "",
-    )
 
 
 @contextmanager

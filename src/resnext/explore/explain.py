@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,13 +14,24 @@ from PIL import Image
 
 from resnext import images
 from resnext.classifier import Classifier
-from resnext.errors import ConfigError, ImageError, OutputError, import_extra
+from resnext.errors import (
+    ConfigError,
+    DatasetError,
+    ImageError,
+    OutputError,
+    closest,
+    import_extra,
+)
+from resnext.evaluation.matching import match
 from resnext.explore import cam, faithfulness
 from resnext.explore.cam import ActivationMap
 from resnext.explore.faithfulness import Faithfulness
-from resnext.files import atomic
+from resnext.files import atomic, check_place
+from resnext.sources import EXTENSIONS
 
 METHODS = ("cam", "gradcam", "gradcam++")
+
+_FILES = EXTENSIONS | {".npy", ".npz"}  # endings by which a name is no folder's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,24 +110,67 @@ def explain(
         yield Explanation(found=found, method=method, layer=layer, score=worth)
 
 
+def find_class(classifier: Classifier, name: str) -> int:
+    """Return the index of a class that is named as `evaluate` takes the names of folders.
+
+    Args:
+        classifier: The model.
+        name: Its synset id, its name or one of its names, whatever their case and punctuation,
+            or its number.
+
+    Raises:
+        ConfigError: There is no such class; or several have this name.
+    """
+    document = classifier.document
+    names = document.labels.class_names
+    index = None
+    with contextlib.suppress(DatasetError):
+        index = match((name,), document.labels, given={name: name}).index[name]
+    if index is not None:
+        return index
+    same = [number for number, text in enumerate(names) if text == name]
+    if same:
+        raise ConfigError(
+            f"{len(same)} classes are called {name!r}",
+            hint=f"name one by its number: {', '.join(map(str, same))}",
+        )
+    near = closest(name, names)
+    raise ConfigError(
+        f"there is no class {name!r} among the {len(names)} of {document.name}, or not only one",
+        hint=f"did you mean {' or '.join(map(repr, near))}?" if near else "",
+    )
+
+
 def name_outputs(names: Sequence[str], output: Path | None, ending: str) -> list[Path]:
-    """Say where the results of some pictures go: a file for one, a folder for several.
+    """Say where the results of some pictures go: into a file for one, or into a folder.
 
     Args:
         names: Of the pictures.
-        output: What was asked for; None for a name made from that of the picture, or for
-            the folder `explained`.
+        output: What was asked for: a file for one picture, or a folder, which has no ending of
+            a picture or array. None for a name made from that of the picture, or for the
+            folder `explained`.
         ending: Of the files, such as ".png".
 
     Returns:
         A path for each picture, no two the same. The folder is made.
 
     Raises:
-        OutputError: The folder cannot be made.
+        ConfigError: `output` is the name of another kind of file, or of one for several.
+        OutputError: The folder cannot be made, or no file written where it was asked for.
     """
     stems = [os.path.splitext(os.path.basename(name))[0] or "picture" for name in names]
-    if len(names) == 1 and (output is None or not output.is_dir()):
-        return [output or Path(f"{stems[0]}.explained{ending}")]
+    if output is None and len(names) == 1:
+        return [Path(f"{stems[0]}.explained{ending}")]
+    if output is not None and not output.is_dir() and output.suffix.lower() in _FILES:
+        if output.suffix.lower() != ending:
+            raise ConfigError(f"{output} is no name for what is written; expected *{ending}")
+        if len(names) > 1:
+            raise ConfigError(
+                f"{output} is one file, and there are {len(names)} pictures",
+                hint="give the name of a folder",
+            )
+        check_place(output)
+        return [output]
     folder = output or Path("explained")
     try:
         folder.mkdir(parents=True, exist_ok=True)

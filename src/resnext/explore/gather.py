@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from resnext.classifier import Classifier
+from resnext.doctor.intake import PARTS as intake_parts
+from resnext.doctor.intake import Intake, take_in
 from resnext.errors import ConfigError, DatasetError, ImageError
 from resnext.explore.embedding import embed_items
 from resnext.explore.index import Row, describe, write
-from resnext.sources import iter_sources
-from resnext.training.layouts import read_layout
-from resnext.training.listing import Entry, make_set, sort_names
+from resnext.sources import Source, iter_sources
+from resnext.training.layouts import is_packed
+from resnext.training.listing import Entry, make_labels, part_of, sort_names
 
 PARTS = ("train", "val", "all")
+
+_NO_LABELS = "the pictures have no labels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,46 +50,41 @@ class Gathered:
     notes: tuple[str, ...] = ()
 
 
-def gather(data: str, *, part: str = "train") -> Gathered:
+def gather(data: str, *, part: str | None = None) -> Gathered:
     """Find pictures: labelled ones of any layout of `docs/data.md`, or any at all.
+
+    What training would refuse, such as an empty class, does no harm here and is a note.
 
     Args:
         data: A data set; or a folder, glob or file of pictures that is none.
-        part: Which part of a data set that has two: one of `PARTS`.
+        part: Which part of a data set that has two: one of `PARTS`; by default "train", and
+            all of what has no parts.
 
     Raises:
-        ConfigError: Unknown part.
+        ConfigError: Unknown part, or one that is not there.
+        DatasetError: There is no picture, or a table or shard cannot be read.
         MissingExtraError: The layout needs pyarrow, which is not installed.
     """
-    if part not in PARTS:
+    if part not in (None, *PARTS):
         raise ConfigError(f"part is {part!r}; expected one of {', '.join(PARTS)}")
-    try:
-        listing = read_layout(os.path.abspath(os.fsdecode(data)))
-    except DatasetError as error:
-        note = f"the pictures have no labels: {error.message}"
-        return Gathered(items=_plain(data), notes=(note,))
-    parts = {"train": listing.train, "val": listing.val or ()}
-    entries = [*listing.train, *(listing.val or ())] if part == "all" else [*parts[part]]
-    if listing.multi_label:
-        note = "the pictures have several labels each, of which an index keeps none"
-        return Gathered(
-            items=[Item(_name(entry), entry.source) for entry in entries],
-            total=len(entries),
-            notes=(*listing.notes, note),
-        )
-    names = listing.classes or sort_names(
-        name for entry in (*listing.train, *(listing.val or ())) for name in entry.classes
-    )
-    found = make_set(entries, names, multi_label=False)
-    items = [
-        Item(_name(entry), sample.source, sample.labels[0])
-        for entry, sample in zip(entries, found.samples, strict=True)
-    ]
+    if not os.path.isdir(data) and not is_packed(data):
+        _check_part(data, part, ())
+        return Gathered(items=_plain(data), notes=(_NO_LABELS,))
+    intake = take_in(data)
+    parts = [intake_parts[number] for number in intake.parts.tolist()]
+    _check_part(data, part, parts if intake.labelled else ())
+    chosen = ("train", "val") if part == "all" else (part or "train",)
+    entries = [entry for entry, own in zip(intake.entries, parts, strict=True) if own in chosen]
+    keeps = intake.labelled and not intake.multi_label
+    names = sort_names(name for entry in intake.entries for name in entry.classes) if keeps else ()
+    if intake.refusal and names and all(map(part_of, names)):
+        raise DatasetError(intake.refusal, hint="give the path of the part to put into an index")
+    numbers = {name: number for number, name in enumerate(names)}
     return Gathered(
-        items=items,
-        class_names=found.labels.class_names,
-        total=len(items),
-        notes=listing.notes,
+        items=[Item(_name(entry), entry.source, _number(entry, numbers)) for entry in entries],
+        class_names=make_labels(names).class_names if names else (),
+        total=len(entries),
+        notes=tuple(_notes(intake, parts)),
     )
 
 
@@ -133,13 +133,14 @@ class Builder:
         return write(path, document, self._rows(pictures.items, count))
 
     def _rows(self, items: Iterable[Item], count: Callable[[int], None]) -> Iterator[Row]:
-        found = embed_items(self._classifier, items, lambda item: item.source)
-        for done, (item, row) in enumerate(found, start=1):
-            count(done)
-            if isinstance(row, ImageError):
-                self.failed.append(ImageError(item.name, row.reason, hint=row.hint))
-            else:
-                yield Row(item.name, row, item.label)
+        found = embed_items(self._classifier, items, lambda item: item.source, keep=True)
+        with contextlib.closing(found):  # which keeps what is done, however this ends
+            for done, (item, row) in enumerate(found, start=1):
+                count(done)
+                if isinstance(row, ImageError):
+                    self.failed.append(ImageError(item.name, row.reason, hint=row.hint))
+                else:
+                    yield Row(item.name, row, item.label)
 
 
 def _plain(data: str) -> Iterator[Item]:
@@ -147,8 +148,38 @@ def _plain(data: str) -> Iterator[Item]:
         yield Item(source.name if source.is_url else _absolute(source.name), source)
 
 
+def _check_part(data: str, part: str | None, parts: Collection[str]) -> None:
+    """Refuse a part that was asked for and is not there."""
+    if part in (None, "all") or part in parts:
+        return
+    there = " and ".join(name for name in intake_parts if name in parts)
+    raise ConfigError(
+        f"{data} has no part {part}; it has {there or 'no parts, and no classes'}",
+        hint="leave --part away for all pictures" if not parts else "",
+    )
+
+
+def _notes(intake: Intake, parts: Collection[str]) -> Iterator[str]:
+    yield from intake.notes
+    if "test" in parts:
+        yield "the part `test` is not used"
+    if intake.refusal:
+        yield f"each folder is taken for a class, though training refuses them: {intake.refusal}"
+    if not intake.labelled:
+        yield _NO_LABELS
+    elif intake.multi_label:
+        yield "the pictures have several labels each, of which an index keeps none"
+
+
+def _number(entry: Entry, numbers: Mapping[str, int]) -> int:
+    """Return the number of the class of a picture, -1 where it has none that is kept."""
+    return numbers[entry.classes[0]] if numbers and entry.classes else -1
+
+
 def _name(entry: Entry) -> str:
     """Return what to open the picture by later, or else what it is called."""
+    if isinstance(entry.source, Source):
+        return entry.source.name
     return entry.source if isinstance(entry.source, str) else entry.name
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import secrets
 import struct
 import threading
@@ -39,10 +40,12 @@ from resnext.training.samples import Sample
 from resnext.training.scan import Problem
 
 FEATURES_VERSION = 1  # raised with every change to how pictures are decoded or prepared
-MAX_BYTES = 2 << 30  # of one network: 260,000 pictures of 2048 features; the oldest go first
+MAX_BYTES = 2 << 30  # of one network: 260,000 pictures of 2048 features
 
 _KEY = 32  # bytes of a sha256
 _FLUSH = 4096  # pictures after which what is new is written
+_MOST_ROWS = 1 << 32  # of one file
+_PART = 1 << 20  # bytes read at a time
 _MAGIC = b"resnextf"
 _TRAILER = struct.Struct("<8sQI")  # magic, bytes before it, their CRC-32
 _SET = np.dtype([("key", "u1", (_KEY,)), ("label", "<i4"), ("held_out", "u1")])
@@ -100,8 +103,10 @@ class Extraction:
 class FeatureStore:
     """The features of one network on this disk.
 
-    A file that is damaged is removed, and its pictures are computed again; a folder that
-    cannot be written costs a warning. Processes may share the folder.
+    Rows stay in their files, which are mapped: memory holds the keys, 200 bytes each, and what
+    is not written yet. A file that is damaged is removed, and its pictures are computed again;
+    a folder that cannot be written costs a warning, and the memory for the rows. Processes may
+    share the folder.
 
     Args:
         folder: Where they are; made when there is something to write.
@@ -114,19 +119,31 @@ class FeatureStore:
         self.width = width
         self._max_bytes = max_bytes
         self._dtype = np.dtype([("key", "u1", (_KEY,)), ("row", "<f4", (width,))])
-        self._rows: dict[bytes, NDArray[np.float32]] = {}
+        self._rows: dict[bytes, NDArray[np.float32]] = {}  # of pictures that are in no file
+        self._places: dict[bytes, int] = {}  # number of a file x _MOST_ROWS + row in it
+        self._files: list[NDArray[Any]] = []
         self._new: list[bytes] = []
+        self._written: list[Path] = []
         for path in _oldest_first(folder):
-            entries = _read(path, self._dtype)
-            if entries is not None:
-                keys = [key.tobytes() for key in entries["key"]]
-                self._rows.update(zip(keys, entries["row"], strict=True))
+            parts = _read_parts(path, self._dtype, lambda part: part["key"].copy())
+            if parts:
+                self._map(path, [key.tobytes() for part in parts for key in part])
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._rows
+        # In this order: meanwhile another thread may move it from here to there.
+        return key in self._rows or key in self._places
 
     def __getitem__(self, key: bytes) -> NDArray[np.float32]:
-        return self._rows[key]
+        row = self._rows.get(key)
+        if row is None:
+            file, position = divmod(self._places[key], _MOST_ROWS)
+            row = self._files[file]["row"][position]
+        return row
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the disk will keep what is added now: that much this run has not written."""
+        return len(self._written) * _FLUSH * self._dtype.itemsize < self._max_bytes
 
     def add(self, key: bytes, row: NDArray[np.float32]) -> None:
         """Keep the features of a picture; written with many others, or at `flush`."""
@@ -142,9 +159,25 @@ class FeatureStore:
         entries = np.empty(len(self._new), self._dtype)
         entries["key"] = _as_array(self._new)
         entries["row"] = [self._rows[key] for key in self._new]
-        self._new.clear()
-        if self._write(f"rows-{secrets.token_hex(8)}.bin", entries):
+        new, self._new = self._new, []
+        path = self.folder / f"rows-{secrets.token_hex(8)}.bin"
+        if self._write(path.name, entries):
+            self._written.append(path)
+            if self._map(path, new):
+                for key in new:
+                    self._rows.pop(key, None)
             self._prune()
+
+    def _map(self, path: Path, keys: Sequence[bytes]) -> bool:
+        """Take the rows of a file from there."""
+        try:
+            entries = np.memmap(path, self._dtype, "r", shape=(len(keys),))
+        except (OSError, ValueError):  # another process may have removed it
+            return False
+        first = len(self._files) * _MOST_ROWS
+        self._files.append(np.asarray(entries))
+        self._places.update(zip(keys, range(first, first + len(keys)), strict=True))
+        return True
 
     def save_set(self, table: FeatureTable) -> str:
         """Note which pictures a model is made from, so that a class can be added later.
@@ -199,9 +232,15 @@ class FeatureStore:
         return True
 
     def _prune(self) -> None:
-        """Remove the oldest rows beyond the bound; the newest stay even if they are more."""
+        """Remove rows beyond the bound: the oldest, and of this run the last.
+
+        The other way round, a run over more pictures than fit would leave the next one only
+        those that it comes to last, after it has removed them. What is mapped can be read all
+        the same until this process ends.
+        """
         room = self._max_bytes
-        for number, path in enumerate(reversed(_oldest_first(self.folder))):
+        others = [path for path in _oldest_first(self.folder) if path not in self._written]
+        for number, path in enumerate([*self._written, *reversed(others)]):
             with contextlib.suppress(OSError):  # another process may be pruning too
                 room -= path.stat().st_size
                 if room < 0 and number > 0:
@@ -257,7 +296,7 @@ def extract(
     def unseen() -> Iterator[Any]:  # runs in a thread of its own, ahead of the engine
         for position, sample in enumerate(samples):
             try:
-                key, source = _identify(sample.source)
+                key, source = identify_picture(sample.source)
             except ImageError as error:
                 reasons[position] = error.reason
                 count.add()
@@ -316,8 +355,15 @@ def _problems(
     return tuple(Problem(name, reason) for name, reason in named if reason is not None)
 
 
-def _identify(source: Any) -> tuple[bytes, Any]:
-    """Return the sha256 of a picture, and what to decode it from."""
+def identify_picture(source: Any) -> tuple[bytes, Any]:
+    """Return the sha256 of a picture, and what to decode it from.
+
+    Args:
+        source: What `images.open_rgb` takes, but no address.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
     if isinstance(source, np.ndarray | Image.Image):
         pixels = images.read(source)
         return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest(), pixels
@@ -351,14 +397,28 @@ def _oldest_first(folder: Path) -> list[Path]:
 
 def _read(path: Path, dtype: np.dtype[Any]) -> NDArray[Any] | None:
     """Read what `_write` wrote; None if it is not there or, then removed, not whole."""
+    parts = _read_parts(path, dtype, np.copy)
+    return None if parts is None else np.concatenate([np.empty(0, dtype), *parts])
+
+
+def _read_parts(
+    path: Path, dtype: np.dtype[Any], keep: Callable[[NDArray[Any]], NDArray[Any]]
+) -> list[NDArray[Any]] | None:
+    """Read as `_read` does, but keep of each part only what is wanted."""
+    kept: list[NDArray[Any]] = []
+    checksum, step = 0, max(1, _PART // dtype.itemsize) * dtype.itemsize
     try:
-        content = path.read_bytes()
-    except OSError:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size - _TRAILER.size
+            is_whole = size >= 0 and size % dtype.itemsize == 0
+            for start in range(0, size if is_whole else 0, step):
+                part = file.read(min(step, size - start))
+                checksum = zlib.crc32(part, checksum)
+                kept.append(keep(np.frombuffer(part, dtype)))
+            if is_whole and file.read() == _TRAILER.pack(_MAGIC, size, checksum):
+                return kept
+    except (OSError, ValueError):  # ValueError: it became shorter meanwhile
         return None
-    body, trailer = memoryview(content)[: -_TRAILER.size], content[-_TRAILER.size :]
-    whole = trailer == _TRAILER.pack(_MAGIC, len(body), zlib.crc32(body))
-    if whole and len(body) % dtype.itemsize == 0:
-        return np.frombuffer(body, dtype)
     with contextlib.suppress(OSError):
         path.unlink()
     return None

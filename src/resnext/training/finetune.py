@@ -19,7 +19,7 @@ import numpy as np
 
 from resnext import modelfile, sources, weights
 from resnext.classifier import Classifier
-from resnext.errors import ConfigError, DatasetError, OutputError
+from resnext.errors import ConfigError, DatasetError
 from resnext.modelfile import STORAGE_DTYPES, ModelDocument, Tensors
 from resnext.predictions import Labels
 from resnext.provenance import software
@@ -33,7 +33,6 @@ from resnext.training.split import find_copies, split
 
 RECIPE = "head-only"  # as the provenance of such a file says
 
-_SUFFIX = ".safetensors"
 _PACKAGES = ("resnext", "numpy", "pillow", "scikit-learn", "openvino", "onnxruntime", "torch")
 
 
@@ -148,29 +147,6 @@ def check_alone() -> None:
         )
 
 
-def check_output(path: Path, *, force: bool = False) -> None:
-    """Look, before the work, whether a model file can be written.
-
-    Raises:
-        ConfigError: The name will not do, or there is such a file and `force` is False.
-        OutputError: The folder is missing or read-only.
-    """
-    if path.suffix.lower() != _SUFFIX:
-        raise ConfigError(
-            f"{path} is no name for a model file; expected *{_SUFFIX}",
-            hint=f"-o {path.with_suffix(_SUFFIX)}" if path.name else "",
-        )
-    if not path.parent.is_dir():
-        raise OutputError(f"there is no folder {path.parent}", hint=f"mkdir -p '{path.parent}'")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path}: cannot be written: the folder is read-only")
-    if os.path.lexists(path):
-        if not path.is_file() and not path.is_symlink():
-            raise ConfigError(f"{path} is not a regular file")
-        if not force:
-            raise ConfigError(f"{path} is there already", hint="--force replaces it")
-
-
 def tune_head(
     classifier: Classifier,
     data: Data | None,
@@ -186,8 +162,7 @@ def tune_head(
 
     Args:
         classifier: The network to start from.
-        data: Labelled pictures. None for those the network's file was made from here: their
-            features must still be in the cache.
+        data: Labelled pictures; None for those the file was made from, if they are in the cache.
         path: The file to write; replaced if it is there.
         added: Classes to add: the name of each, and the folder of its pictures.
         val_share: Share of their pictures to measure on, none if there are none of the data; by
@@ -273,7 +248,9 @@ def _of_file(
     path, provenance = classifier.local.path, classifier.document.provenance
     words = [word for name, folder in added for word in ("--add-class", name, str(folder))]
     again = shlex.join([*words, "-m", str(path)])
-    hint = f"give the pictures of all classes: resnext finetune DATA {again} -o NEW{_SUFFIX}"
+    hint = (
+        f"give the pictures of all classes: resnext finetune DATA {again} -o NEW{modelfile.SUFFIX}"
+    )
     if not added:
         raise ConfigError("there is nothing to learn; expected DATA, or a class to add")
     record = provenance.get("dataset")

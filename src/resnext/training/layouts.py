@@ -45,6 +45,11 @@ def read_layout(place: str) -> Listing:
     )
 
 
+def is_packed(name: str) -> bool:
+    """Tell whether a name is that of a table or of shards, and so of a data set."""
+    return name.lower().endswith((*_TEXT, *_ARROW, *_TAR))
+
+
 def _read_folder(place: str) -> Listing:
     if is_saved(place):
         return read_saved(place)

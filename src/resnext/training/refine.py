@@ -19,11 +19,11 @@ import torch
 from resnext import modelfile, weights
 from resnext.errors import ConfigError
 from resnext.files import output_error
+from resnext.modelfile import check_output
 from resnext.training import checkpoint, full, recipes, records
 from resnext.training.config import TrainConfig, differences
 from resnext.training.data import Data, open_data
 from resnext.training.dist import Processes, joined
-from resnext.training.finetune import check_output
 from resnext.training.full import Outcome, Stopped
 from resnext.training.resume import MAY_CHANGE
 from resnext.training.scan import Problem
