@@ -30,7 +30,7 @@ INPUT_FAILED = 3
               help="CSV of folder,class where names differ.")  # fmt: skip
 @click.option("--restrict", is_flag=True, help="Answer only with classes that DATA has.")
 @engine_options
-@click.option("--force", is_flag=True, help="Replace another run in the folder.")
+@click.option("--force", is_flag=True, help="Begin anew in the folder.")
 @click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
 def compare(
     *,

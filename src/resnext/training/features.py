@@ -257,7 +257,7 @@ def extract(
     def unseen() -> Iterator[Any]:  # runs in a thread of its own, ahead of the engine
         for position, sample in enumerate(samples):
             try:
-                key, source = _identify(sample.source)
+                key, source = identify_picture(sample.source)
             except ImageError as error:
                 reasons[position] = error.reason
                 count.add()
@@ -291,6 +291,23 @@ def extract(
     )
 
 
+def learned_pictures(name: str) -> frozenset[bytes]:
+    """Return the sha256 of the pictures that a model has learned from, as far as is known.
+
+    Args:
+        name: What `save_set` of any network returned.
+
+    Returns:
+        None of those held out, and none at all where there is no such set on this disk.
+    """
+    if name.isalnum():
+        for path in (cache_home() / "features").glob(f"*/set-{name}.bin"):
+            entries = _read(path, _SET)
+            if entries is not None:
+                return frozenset(key.tobytes() for key in entries["key"][entries["held_out"] == 0])
+    return frozenset()
+
+
 class _Count:
     """Pictures done, by two threads."""
 
@@ -316,8 +333,15 @@ def _problems(
     return tuple(Problem(name, reason) for name, reason in named if reason is not None)
 
 
-def _identify(source: Any) -> tuple[bytes, Any]:
-    """Return the sha256 of a picture, and what to decode it from."""
+def identify_picture(source: Any) -> tuple[bytes, Any]:
+    """Return the sha256 of a picture, and what to decode it from.
+
+    Args:
+        source: What `images.open_rgb` takes, but no address.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
     if isinstance(source, np.ndarray | Image.Image):
         pixels = images.read(source)
         return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest(), pixels
