@@ -289,7 +289,7 @@ def _by_name(
     path: str, found: Mapping[str, Answers], pictures: Sequence[str], folder: str
 ) -> list[Answers]:
     """Look up by as much of the path as a line has, or by a file name that none shares."""
-    by_file = defaultdict(list)
+    by_file: defaultdict[str, list[str]] = defaultdict(list)
     for line in found:
         by_file[posixpath.basename(line)].append(line)
     counts = Counter(map(posixpath.basename, pictures))
