@@ -369,8 +369,8 @@ from resnext.evaluation import run
 from resnext.evaluation.journal import Journal
 run._GROUP_SECONDS = 0
 append = Journal.append
-def slow(self, rows):
-    append(self, rows)
+def slow(self, rows, **options):
+    append(self, rows, **options)
     time.sleep(0.1)
 Journal.append = slow
 sys.exit(app.run(sys.argv[1:]))
