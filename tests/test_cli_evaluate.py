@@ -106,6 +106,25 @@ def test_a_report_and_a_calibrated_model_and_nothing_replaced(
     assert "another run" in capsys.readouterr().err
 
 
+def test_pictures_that_finetune_learned_from_are_noted(
+    photos: Path, tiny: str, tmp_path: Path, capsys: Captured
+) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed: resnext[finetune]")
+    tuned, sure = (str(tmp_path / f"{name}.safetensors") for name in ("tuned", "sure"))
+    learn = ["finetune", "--head-only", "-m", tiny, "--precision", "fp32", str(photos)]
+    assert app.run([*learn, "-o", tuned]) == 0
+    capsys.readouterr()
+    assert evaluate(photos, tiny=tuned) == 0
+    error = capsys.readouterr().err
+    assert "note: the model has learned from 10 of these 12 pictures" in error
+    assert "calibrated" not in error
+    assert evaluate(photos, "--calibrate", sure, tiny=tuned) == 0
+    assert f"note: {sure} is calibrated on pictures" in capsys.readouterr().err
+    others = testing.write_pictures(tmp_path / "new", classes=("Cat", "dog"), per_class=2, seed=9)
+    assert evaluate(others, tiny=sure) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_without_the_extra_the_message_says_so_before_the_work(
     photos: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:

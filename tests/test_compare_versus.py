@@ -151,6 +151,15 @@ def test_a_second_run_goes_on_and_another_is_refused(folder: Path, tmp_path: Pat
             pass
 
 
+def test_two_comparisons_do_not_work_in_one_folder(folder: Path, tmp_path: Path) -> None:
+    first, second = models(folder, [5, 0, 0, 0], [5, 0, 0])
+    question = Question(data=folder / "data")
+    with compare(first, second, question, output=tmp_path):
+        with pytest.raises(ConfigError, match="another run is at work there: tiny, tiny"):
+            with compare(first, second, question, output=tmp_path, force=True):
+                pass
+
+
 def test_classes_that_one_model_lacks_are_an_error(folder: Path, tmp_path: Path) -> None:
     data = testing.write_pictures(tmp_path, classes=("x", "red"), per_class=1)
     with pytest.raises(DatasetError, match="'x'"):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,14 @@ import pytest
 from PIL import Image
 
 import resnext
-from resnext import modelfile, testing
+from resnext import images, modelfile, testing
 from resnext.errors import ConfigError, DatasetError, OutputError
 from resnext.evaluation import evaluate as evaluation
 from resnext.evaluation import run, wording
 from resnext.evaluation.evaluate import Question, evaluate
-from resnext.evaluation.journal import GROUPS, LOGITS, RUN
+from resnext.evaluation.journal import GROUPS, LOCK, LOGITS, RUN
+from resnext.hub.cache import cache_home
+from resnext.training.features import FeatureStore, FeatureTable, identify_picture
 
 NAMES = ("red", "green", "blue", "black", "white", "grey")
 COLORS = NAMES[:3]
@@ -195,7 +198,8 @@ def test_a_second_run_computes_nothing_and_other_questions_neither(
         assert second.figures | {"computed": 0} == figures | {"computed": 0}
     with evaluate(classifier, Question(data=photos, restrict=True), output=tmp_path) as third:
         assert third.figures["computed"]["pictures"] == 0
-    assert {path.name for path in (tmp_path / "journal").iterdir()} == {RUN, LOGITS, GROUPS}
+    left = {path.name for path in (tmp_path / "journal").iterdir()}
+    assert left - {LOCK} == {RUN, LOGITS, GROUPS}
 
 
 def test_changed_pictures_and_other_models_are_another_run(
@@ -213,6 +217,122 @@ def test_changed_pictures_and_other_models_are_another_run(
             pass
     with evaluate(classifier, Question(data=data), output=tmp_path / "out", force=True) as found:
         assert found.figures["computed"]["pictures"] == 45
+
+
+def test_other_software_another_processor_and_threads_are_another_run(
+    tiny: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compute(threads: int | None = 1) -> None:
+        engine = testing.ConstantEngine([5, 0, 0, 0, 0, 0])
+        classifier = resnext.Classifier(tiny, engine=engine, threads=threads)
+        with evaluate(classifier, Question(data=photos), output=tmp_path):
+            pass
+
+    compute()
+    compute()
+    with pytest.raises(ConfigError, match="other threads"):
+        compute(threads=2)
+    newer = {**run.versions("numpy", "pillow"), "pillow": "999"}
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "versions", lambda *_: newer)
+        with pytest.raises(ConfigError, match="other software"):
+            compute()
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "machine", lambda: {"processor": "Z80"})
+        with pytest.raises(ConfigError, match="other processor"):
+            compute()
+    compute()
+
+
+def test_what_failed_for_a_while_is_looked_at_again_with_force(tiny: Path, tmp_path: Path) -> None:
+    data = testing.write_pictures(tmp_path / "data", classes=COLORS, per_class=2)
+    path = data / "red" / "0000.png"
+    content, stat = path.read_bytes(), path.stat()
+    classifier = constant(tiny, [5, 0, 0, 0, 0, 0])
+
+    def problems(*, force: bool = False) -> int:
+        out = tmp_path / "out"
+        with evaluate(classifier, Question(data=data), output=out, force=force) as found:
+            return len(found.problems)
+
+    for written, expected in ((b"?" * len(content), 1), (content, 1)):
+        path.write_bytes(written)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        assert problems() == expected
+    assert problems(force=True) == 0
+
+
+def test_two_runs_do_not_work_in_one_folder(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    first, second = (constant(tiny, [level, 0, 0, 0, 0, 0]) for level in (5, 6))
+    question = Question(data=photos)
+    with evaluate(first, question, output=tmp_path) as found:
+        with pytest.raises(ConfigError, match="another run is at work there: tiny on"):
+            with evaluate(second, question, output=tmp_path, force=True):
+                pass
+        assert found.judged.logits.shape == (45, 6)
+    with evaluate(second, question, output=tmp_path, force=True):
+        pass
+
+
+def learned_from(tiny: Path, path: Path, photos: Path) -> Path:
+    """Write a model that has learned from the red photos, and was measured on the green ones."""
+    pictures = [*sorted((photos / "red").iterdir()), *sorted((photos / "green").iterdir())]
+    keys = tuple(identify_picture(picture)[0] for picture in pictures)
+    table = FeatureTable(
+        keys=keys,
+        rows=np.zeros((len(keys), 1), np.float32),
+        labels=np.zeros(len(keys), np.int64),
+        held_out=np.array([picture.parent.name == "green" for picture in pictures]),
+    )
+    name = FeatureStore(cache_home() / "features" / "any-network", 1).save_set(table)
+    document, tensors = modelfile.read(tiny)
+    document = replace(document, provenance={"dataset": {"set": name}})
+    modelfile.write(path, document, tensors, dtype="float32")
+    return path
+
+
+def test_pictures_that_were_learned_from_are_noted_and_read_once(
+    classifier: resnext.Classifier, tiny: Path, photos: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    data = shutil.copytree(photos, tmp_path / "data")
+    (data / "blue" / "0003.png").write_bytes(b"no picture")
+    model = learned_from(tiny, tmp_path / "tuned.safetensors", photos)
+    opened: list[str] = []
+    open_file = images.open_file
+    with evaluate(classifier, Question(data=data)) as found:
+        expected = np.array(found.judged.logits)
+        assert found.figures["data"]["learned_from"] == 0
+        assert found.figures["data"]["notes"] == []
+    monkeypatch.setattr(images, "open_file", lambda path: opened.append(path) or open_file(path))
+    with resnext.Classifier(model, precision="fp32", threads=1) as tuned:
+        for computed in (45, 0):  # the second time from the journal alone
+            opened.clear()
+            with evaluate(tuned, Question(data=data), output=tmp_path / "out") as found:
+                figures = found.figures
+                np.testing.assert_array_equal(found.judged.logits, expected)
+                notes = evaluation.calibrate(
+                    tuned, found, tmp_path / f"sure-{computed}.safetensors", force=False
+                )
+            assert len(opened) == computed
+            assert figures["data"]["learned_from"] == 15
+            [note] = figures["data"]["notes"]
+            assert note.startswith("the model has learned from 15 of these 44 pictures")
+            assert len(notes) == 1 and "is calibrated on pictures" in notes[0]
+            assert [problem.name for problem in found.problems] == ["blue/0003.png"]
+            assert "is not a picture" in found.problems[0].reason
+    document = modelfile.read(tmp_path / "sure-0.safetensors")[0]
+    assert document.provenance["calibration"]["learned_from"] == 15
+
+
+def test_where_the_record_of_what_was_learned_from_is_gone_nothing_is_said(
+    tiny: Path, photos: Path, tmp_path: Path
+) -> None:
+    model = learned_from(tiny, tmp_path / "tuned.safetensors", photos)
+    shutil.rmtree(cache_home() / "features")
+    with evaluate(constant(model, [5, 0, 0, 0, 0, 0]), Question(data=photos)) as found:
+        assert found.figures["data"]["learned_from"] == 0
+        assert found.figures["data"]["notes"] == []
 
 
 def test_a_cut_run_goes_on_to_the_same_bits(
@@ -249,8 +369,8 @@ from resnext.evaluation import run
 from resnext.evaluation.journal import Journal
 run._GROUP_SECONDS = 0
 append = Journal.append
-def slow(self, rows):
-    append(self, rows)
+def slow(self, rows, **options):
+    append(self, rows, **options)
     time.sleep(0.1)
 Journal.append = slow
 sys.exit(app.run(sys.argv[1:]))
@@ -292,7 +412,7 @@ def test_a_calibrated_copy_keeps_its_promise(
 ) -> None:
     path = tmp_path / "sure.safetensors"
     with evaluate(classifier, Question(data=photos)) as found:
-        evaluation.calibrate(classifier, found, path, force=False)
+        assert evaluation.calibrate(classifier, found, path, force=False) == ()
         suggested = found.figures["suggested"]
         before = found.figures["calibration"]
     document, tensors = modelfile.read(path)

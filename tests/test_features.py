@@ -17,7 +17,13 @@ from resnext import modelfile, testing, weights
 from resnext.classifier import Classifier
 from resnext.hub.cache import cache_home
 from resnext.training import features
-from resnext.training.features import FeatureStore, FeatureTable, extract, open_store
+from resnext.training.features import (
+    FeatureStore,
+    FeatureTable,
+    extract,
+    learned_pictures,
+    open_store,
+)
 from resnext.training.samples import Sample
 
 WIDTH = 1024  # of the tiny model
@@ -312,6 +318,23 @@ def test_a_set_of_pictures_is_found_again_while_all_are_there(store: FeatureStor
     assert FeatureStore(store.folder, WIDTH).load_set(name) is None
     assert store.load_set("0" * 32) is None
     assert store.load_set(f"../net/set-{name}") is None
+
+
+def test_what_was_learned_from_is_known_without_the_features(store: FeatureStore) -> None:
+    keys = tuple(bytes([number]) * 32 for number in range(4))
+    table = FeatureTable(
+        keys=keys,
+        rows=np.zeros((4, WIDTH), np.float32),
+        labels=np.arange(4),
+        held_out=np.array([False, True, False, True]),
+    )
+    name = store.save_set(table)
+    assert learned_pictures(name) == {keys[0], keys[2]}
+    assert learned_pictures("0" * 32) == frozenset()
+    assert learned_pictures(f"../net/set-{name}") == frozenset()
+    [path] = store.folder.glob("set-*")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert learned_pictures(name) == frozenset()
 
 
 def rewrite(tiny: Path, path: Path, key: str, **changes: object) -> Path:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from resnext.errors import ConfigError, ImageError, OutputError
-from resnext.evaluation.journal import GROUPS, LOGITS, RUN, Journal, Row
+from resnext.evaluation.journal import GROUPS, LOCK, LOGITS, OWNER, RUN, Journal, Row, hold
 
 WHO = {"model": "a", "data": "b"}
 K = 3
@@ -108,10 +109,54 @@ def test_another_run_is_refused_and_replaced_by_force(tmp_path: Path) -> None:
         Journal(tmp_path, other, K)
 
 
-def test_force_goes_on_with_the_same_run(tmp_path: Path) -> None:
+def test_force_begins_anew_also_with_the_same_run(tmp_path: Path) -> None:
     fill(tmp_path)
     with Journal(tmp_path, WHO, K, force=True) as journal:
-        assert journal.done == 9
+        assert (journal.done, journal.bad) == (0, {})
+        journal.append(rows(0, 2))
+    with Journal(tmp_path, WHO, K) as journal:
+        assert (journal.done, journal.bad, journal.logits().shape) == (2, {}, (2, K))
+
+
+def test_what_was_learned_from_is_kept_by_position(tmp_path: Path) -> None:
+    with Journal(tmp_path, WHO, K) as journal:
+        journal.append(rows(0, 3), learned=[2])
+        journal.append(rows(3, 2, bad=(3,)), learned=[1])
+        assert journal.learned == {2, 4}
+    with Journal(tmp_path, WHO, K) as journal:
+        assert journal.learned == {2, 4}
+
+
+def test_two_runs_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "journal"
+    with hold(folder, "pets on photos/\udcff"):
+        assert "pets on photos/?" in (folder / OWNER).read_text("utf-8")
+        with pytest.raises(ConfigError, match="another run is at work there: pets on") as caught:
+            with hold(folder, "starter on photos"):
+                pass
+        assert f"process {os.getpid()}" in caught.value.message
+        (folder / OWNER).unlink()
+        with pytest.raises(ConfigError, match=r"at work there\n"):
+            with hold(folder, "starter on photos"):
+                pass
+    with hold(folder, "starter on photos"):
+        pass
+    assert {path.name for path in folder.iterdir()} <= {LOCK}
+
+
+def test_the_folder_of_a_run_that_failed_is_free(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        with hold(tmp_path, "a"):
+            raise ZeroDivisionError
+    with hold(tmp_path, "b"):
+        assert (tmp_path / OWNER).read_text("utf-8").startswith("b, process")
+
+
+def test_a_folder_that_cannot_be_held(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        with hold(tmp_path / "file" / "j", "a"):
+            pass
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

@@ -83,10 +83,28 @@ def test_numbers_count_only_where_all_are_numbers() -> None:
     assert list(match(["0", "2"], PETS).index.values()) == [0, 2]
     with pytest.raises(DatasetError, match="'1'"):
         match(["1", "dog"], PETS)
-    with pytest.raises(DatasetError, match="'4'"):  # counted from 1
-        match(["1", "2", "3", "4"], PETS)
+    with pytest.raises(DatasetError, match="'4'"):
+        match(["0", "4"], PETS)
     digits = Labels(("1", "2", "3"))
     assert list(match(["1", "2", "3"], digits).index.values()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("names", [("1", "2", "3"), ("1", "2", "3", "4"), ("001", "002")])
+def test_numbers_that_may_count_from_1_are_refused_but_by_the_map(names: tuple[str, ...]) -> None:
+    with pytest.raises(DatasetError, match="with a 1 and without a 0") as caught:
+        match(names, PETS)
+    assert "1,1" in caught.value.hint
+    first = names[0]
+    if len(names) < 4:
+        assert match(names, PETS, given={first: "1"}).index[names[1]] == 2
+    shifted = {name: str(int(name) - 1) for name in names}
+    assert list(match(names, PETS, given=shifted).index.values()) == list(range(len(names)))
+
+
+def test_several_names_of_two_classes_are_refused() -> None:
+    with pytest.raises(DatasetError, match=r"'dog, tabby cat' is 'tabby cat' .* or 'dog' "):
+        match(["dog, tabby cat"], PETS)
+    assert index_of("tabby cat, tabby", PETS) == 0
 
 
 def test_two_folders_of_one_class_are_refused_but_by_the_map() -> None:
@@ -98,17 +116,34 @@ def test_two_folders_of_one_class_are_refused_but_by_the_map() -> None:
 
 
 def test_the_map_leaves_out_and_is_matched_by_the_same_rules() -> None:
-    found = match(["a", "b", "dog"], PETS, given={"a": "Tabby_cat", "b": "", "unused": "dog"})
+    found = match(["a", "b", "dog"], PETS, given={"a": "Tabby_cat", "b": ""})
     assert found.index == {"a": 0, "b": None, "dog": 1}
     assert found.rules == {"the map": 2, "name": 1}
+    assert found.notes == ()
     assert match(["x"], IMAGENET, given={"x": "n03126707"}).index == {"x": 517}
     with pytest.raises(DatasetError, match="'cat'"):
         match(["a"], PETS, given={"a": "cat"})
 
 
+def test_a_number_in_the_map_counts_whatever_the_others_are() -> None:
+    given = {"birds": "n02012849", "machines": "517", "misc": ""}
+    found = match(["birds", "machines", "misc"], IMAGENET, given=given)
+    assert found.index == {"birds": 134, "machines": 517, "misc": None}
+    assert match(["0", "x"], PETS, given={"x": ""}).index == {"0": 0, "x": None}
+
+
+def test_rows_of_the_map_that_name_no_class_of_the_data() -> None:
+    found = match(["dog"], PETS, given={"dog": "dog", "doge": "dog", "katze": "tabby cat"})
+    assert found.index == {"dog": 1}
+    assert found.notes == ("the map names classes that the data does not have: doge, katze",)
+    with pytest.raises(DatasetError, match=r"1 classes .* 'dgo' \(nearest: 'dog'\)"):
+        match(["dog", "tabby cat"], PETS, given={"dgo": "", "elephant": ""})
+
+
 def test_a_map_file(tmp_path: Path) -> None:
     path = tmp_path / "map.csv"
-    path.write_text('\ufefffolder,class\nkatze,"tabby, cat"\nhund, dog\n\nrest,\n', "utf-8")
+    rows = 'katze,"tabby, cat"\nhund , dog\n\n rest ,\n'
+    path.write_text(f"\ufefffolder,class\n{rows}", "utf-8")
     assert read_map(path) == {"katze": "tabby, cat", "hund": "dog", "rest": ""}
 
 

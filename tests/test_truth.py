@@ -114,6 +114,81 @@ def test_other_names_go_by_their_order_if_there_are_as_many(tmp_path: Path) -> N
         open_truth(place)
 
 
+@pytest.mark.parametrize("before", ["", "./", "val/", "photos/val/"])
+def test_equal_file_names_are_told_apart_by_their_folders(before: str, tmp_path: Path) -> None:
+    place = write(tmp_path / "photos" / "val", ["cat/0001.jpg", "dog/0001.jpg"])
+    path = tmp_path / "list.txt"
+    path.write_text(f"{before}dog/0001.jpg 207\n{before}cat/0001.jpg 281\n")
+    expected = {"cat/0001.jpg": ("n02123045",), "dog/0001.jpg": ("n02099601",)}
+    assert answers(place, path) == expected
+
+
+def test_the_file_name_will_do_where_no_other_picture_and_no_other_line_has_it(
+    tmp_path: Path,
+) -> None:
+    place = write(tmp_path / "val", ["cat/0001.jpg", "dog/0002.jpg"])
+    path = tmp_path / "list.txt"
+    path.write_text("0002.jpg 207\nelsewhere/0001.jpg 281\n")
+    expected = {"cat/0001.jpg": ("n02123045",), "dog/0002.jpg": ("n02099601",)}
+    assert answers(place, path) == expected
+
+
+def test_lines_without_names_follow_the_order_in_one_folder_below(tmp_path: Path) -> None:
+    place = write(tmp_path / "val", ["images/b.png", "images/a.png"])
+    path = tmp_path / "lines.txt"
+    path.write_text("n02123045\nn02099601\n")
+    expected = {"images/a.png": ("n02123045",), "images/b.png": ("n02099601",)}
+    assert answers(place, path) == expected
+
+
+TWINS = ("cat/0001.jpg", "dog/0001.jpg")
+TWO_LINES = "n02123045\nn02099601\n"
+
+
+@pytest.mark.parametrize(
+    ("pictures", "content", "message"),
+    [
+        (TWINS, "0001.jpg 281\n", "dog/0001.jpg may be 0001.jpg, as may cat/0001.jpg"),
+        (TWINS, "cat/0001.jpg 281\n", "has no line for dog/0001.jpg"),
+        (["1.jpg"], "a/1.jpg 281\nb/1.jpg 207\n", "1.jpg may be a/1.jpg, b/1.jpg"),
+        (["1.jpg"], "1.jpg 281\n./1.jpg 207\n", "has 1.jpg twice"),
+        (["1.jpg"], "1.jpg 281\n2.jpg\n", "line 2: 2.jpg has ''"),
+        (["1.jpg", "2.jpg"], "n02123045\n\nn02099601 x\n", "line 3 has 2 words; expected one"),
+        (TWINS, TWO_LINES, "the pictures lie in several folders"),
+        (["a/2.jpg", "b/1.jpg"], TWO_LINES, "the pictures lie in several folders"),
+        (
+            ["ILSVRC2012_val_00000000.JPEG", "ILSVRC2012_val_00000001.JPEG"],
+            TWO_LINES,
+            "has lines 1 to 2; ILSVRC2012_val_00000000.JPEG would have line 0",
+        ),
+    ],
+)
+def test_lines_that_may_be_of_another_picture_are_refused(
+    pictures: Sequence[str], content: str, message: str, tmp_path: Path
+) -> None:
+    place = write(tmp_path / "val", pictures)
+    path = tmp_path / "answers.txt"
+    path.write_text(content)
+    with pytest.raises(DatasetError, match=message):
+        open_truth(place, labels=path)
+
+
+def test_json_and_kaggle_do_not_mix_up_equal_names_either(tmp_path: Path) -> None:
+    place = write(tmp_path / "val", TWINS)
+    real = tmp_path / "real.json"
+    real.write_text("[[281], [207]]")
+    with pytest.raises(DatasetError, match="several folders"):
+        open_truth(place, labels=real)
+    table = tmp_path / "table.csv"
+    row = "0001,n02123045 1 2 3 4\n"
+    table.write_text("ImageId,PredictionString\n" + row)
+    with pytest.raises(DatasetError, match="may be 0001, as may cat/0001.jpg"):
+        open_truth(place, labels=table)
+    table.write_text("ImageId,PredictionString\n" + 2 * row)
+    with pytest.raises(DatasetError, match="has 0001 twice"):
+        open_truth(place, labels=table)
+
+
 def test_real_labels_over_class_folders(tmp_path: Path) -> None:
     place = write(
         tmp_path / "val",
@@ -174,7 +249,7 @@ def test_a_table_evaluates_its_rows_to_validate_on(tmp_path: Path) -> None:
         ("x.JPEG 3\n", "has no line for ILSVRC2012_val_00000001.JPEG"),
         ("x.JPEG cat\n", "'cat'"),
         ("x.JPEG 1000\n", "'1000'"),
-        ("5\n" * 9, "expected one for picture 10"),
+        ("5\n" * 9, "has lines 1 to 9; ILSVRC2012_val_00000010.JPEG would have line 10"),
         ("ImageId,PredictionString\nx,cat 1 2 3 4\n", "is no picture with boxes"),
     ],
 )

@@ -96,6 +96,7 @@ class Classifier:
             local = weights.locate(model, offline=offline, progress=progress)
         self.local = local
         self.document: ModelDocument = local.document
+        self.threads = threads  # as asked for
         self._offline = weights.is_offline(offline)
         self.engine = (
             select.load(

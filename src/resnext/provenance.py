@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+# What the arithmetic of a processor depends on, as Linux spells it.
+_FLAGS = ("avx", "fma", "amx", "f16c", "asimd", "sve", "bf16", "i8mm")
 
 
 def software(*packages: str) -> str:
@@ -26,3 +32,24 @@ def versions(*packages: str) -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[name] = None
     return found
+
+
+def machine() -> dict[str, Any]:
+    """Describe the processor: its name, number of cores and flags, as far as is known."""
+    facts = _cpuinfo()
+    flags = (facts.get("flags") or facts.get("Features") or "").split()
+    return {
+        "processor": facts.get("model name") or platform.processor() or platform.machine(),
+        "architecture": platform.machine(),
+        "system": platform.system(),
+        "cores": os.cpu_count(),
+        "flags": sorted(flag for flag in flags if any(part in flag for part in _FLAGS)),
+    }
+
+
+def _cpuinfo() -> dict[str, str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # other systems
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

@@ -31,7 +31,7 @@ INPUT_FAILED = 3
 @click.option("--restrict", is_flag=True, help="Answer only with classes that DATA has.")
 @engine_options
 @ignore_errors_option
-@click.option("--force", is_flag=True, help="Replace another run in the folder.")
+@click.option("--force", is_flag=True, help="Begin anew in the folder.")
 @click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
 def compare(
     *,

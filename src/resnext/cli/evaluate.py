@@ -36,7 +36,7 @@ INPUT_FAILED = 3
               help="Write the model with temperature and threshold that suit.")  # fmt: skip
 @engine_options
 @ignore_errors_option
-@click.option("--force", is_flag=True, help="Replace another run, or FILE, if it is there.")
+@click.option("--force", is_flag=True, help="Begin anew in the folder; replace FILE.")
 @click.option("--json", "as_json", is_flag=True, help="The figures as JSON.")
 def evaluate(
     *,
@@ -83,6 +83,7 @@ def evaluate(
     if known is not None:
         known.check(classifier)
     asked = evaluation.Question(map=map_, **question)
+    notes: list[str] = []
     with classifier, progress.count_bar() as counted:
         with evaluation.evaluate(
             classifier, asked, output=output, force=force, progress=counted
@@ -90,9 +91,9 @@ def evaluate(
             if output is not None:
                 report.write(classifier, found, output, index=known)
             if calibrate is not None:
-                evaluation.calibrate(classifier, found, calibrate, force=force)
+                notes += evaluation.calibrate(classifier, found, calibrate, force=force)
     figures = found.figures
-    for note in figures["data"]["notes"]:
+    for note in [*figures["data"]["notes"], *notes]:
         print(printable(f"note: {note}"), file=sys.stderr)
     for problem in found.problems:
         print(printable(f"left out: {problem}"), file=sys.stderr)

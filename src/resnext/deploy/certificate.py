@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ from resnext import modelfile
 from resnext.deploy.parity import TOLERANCES, Report
 from resnext.errors import ParityError
 from resnext.files import atomic
-from resnext.provenance import versions
+from resnext.provenance import machine, versions
 from resnext.weights import LocalModel
 
 KIND, VERSION = "resnext parity certificate", 1
@@ -32,8 +31,6 @@ STEP_HEADER = ("preprocessing", "pictures", "difference", "verdict")
 _FIGURES = ("logits_relative", "embedding_relative", "probability", "top1", "top5",
             "batch_relative", "threads_relative")  # fmt: skip
 _MAX_BYTES = 64 << 20
-# What the arithmetic of a processor depends on, as Linux spells it.
-_FLAGS = ("avx", "fma", "amx", "f16c", "asimd", "sve", "bf16", "i8mm")
 
 Certificate = dict[str, Any]
 
@@ -185,30 +182,9 @@ def step_rows(certificate: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def machine() -> dict[str, Any]:
-    """Describe the processor: its name, number of cores and flags, as far as is known."""
-    facts = _cpuinfo()
-    flags = (facts.get("flags") or facts.get("Features") or "").split()
-    return {
-        "processor": facts.get("model name") or platform.processor() or platform.machine(),
-        "architecture": platform.machine(),
-        "system": platform.system(),
-        "cores": os.cpu_count(),
-        "flags": sorted(flag for flag in flags if any(part in flag for part in _FLAGS)),
-    }
-
-
 def software() -> dict[str, str | None]:
     """Return the versions of what takes part; None for what is not installed."""
     return versions(*SOFTWARE)
-
-
-def _cpuinfo() -> dict[str, str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # other systems
-        return {}
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def _schema_version(local: LocalModel) -> int | None:

@@ -23,7 +23,7 @@ from resnext.evaluation import intervals, paired, run, summary
 from resnext.evaluation.arrays import UNLABELED, Booleans, Integers
 from resnext.evaluation.evaluate import JOURNAL, SCHEMA_VERSION, Question, open_question
 from resnext.evaluation.intervals import Interval
-from resnext.evaluation.journal import Journal
+from resnext.evaluation.journal import Journal, hold
 from resnext.evaluation.judge import Judged, check_readable, judge
 from resnext.evaluation.matching import Matching
 from resnext.evaluation.metrics import top_k
@@ -76,7 +76,7 @@ def compare(
         second: Model B.
         question: On what.
         output: Folder that keeps the logits, so that a stopped run goes on; or None.
-        force: Replace another run there.
+        force: Begin anew there, also with pictures that could not be read.
         progress: Called with the number of pictures done and that of all.
 
     Yields:
@@ -95,6 +95,8 @@ def compare(
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="resnext-")))
         folders = tuple(folder / f"{JOURNAL}-{letter}" for letter in "ab")
+        for place in folders:
+            stack.enter_context(hold(place, f"{first.document.name}, {second.document.name}"))
         turns, judged, bad = _work(
             models, truth, matchings, folders, question, force=force, progress=progress
         )
@@ -144,7 +146,9 @@ def _work(
         turns = _take_turns(models, journals, truth, progress)
         bad = dict(journals[0].bad)
         if bad.keys() != journals[1].bad.keys():
-            raise ConfigError("pictures changed while the models looked at them; begin anew")
+            raise ConfigError(
+                "pictures changed while the models looked at them", hint="begin anew with --force"
+            )
         logits = [journal.logits() for journal in journals]
     entries = check_readable(truth.entries, bad)
     judged = [

@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from resnext import modelfile
 from resnext.classifier import Classifier
 from resnext.errors import DatasetError
 from resnext.evaluation import run
-from resnext.evaluation.journal import Journal
+from resnext.evaluation.journal import Journal, hold
 from resnext.evaluation.judge import Judged, check_readable, judge
 from resnext.evaluation.matching import Matching, match, read_map
 from resnext.evaluation.summary import summarize
@@ -79,7 +79,7 @@ def evaluate(
         question: On what.
         output: Folder that keeps the logits, so that a stopped run goes on; None keeps
             nothing.
-        force: Replace another run there.
+        force: Begin anew there, also with pictures that could not be read.
         progress: Called with the number of pictures done and that of all.
 
     Yields:
@@ -88,18 +88,18 @@ def evaluate(
     Raises:
         DatasetError: The data cannot be used, its classes do not fit the model's, or no
             picture can be read.
-        ConfigError: The output has another run.
+        ConfigError: The output has another run, or one is at work there.
         OutputError: The output cannot be written.
     """
     truth, matching = open_question(classifier, question)
     identity = run.identify(classifier, truth.entries)
-    with _folder(output) as folder:
+    with _folder(output, f"{classifier.document.name} on {question.data}") as folder:
         begun, done = time.monotonic(), 0
         with Journal(folder, identity, classifier.engine.num_classes, force=force) as journal:
             done = journal.done
             run.compute(classifier, truth.entries, journal, progress=progress)
             seconds = time.monotonic() - begun
-            logits, bad = journal.logits(), dict(journal.bad)
+            logits, bad, learned = journal.logits(), dict(journal.bad), set(journal.learned)
         entries = check_readable(truth.entries, bad)
         document = classifier.document
         judged = judge(
@@ -115,9 +115,11 @@ def evaluate(
         figures = {
             "schema_version": SCHEMA_VERSION,
             "model": run.describe_model(classifier),
-            "data": describe_data(
-                question, truth, judged, bad, matched=matching.rules, fingerprint=identity["data"]
-            ),
+            "data": {
+                **describe_data(question, truth, judged, bad, learned=learned),
+                "matched": dict(matching.rules),
+                "fingerprint": identity["data"],
+            },
             "answers": "classes of the data" if question.restrict else "all classes",
             "computed": {"pictures": computed, "seconds": round(seconds, 3)},
             **summarize(judged, reject_threshold=document.reject_threshold),
@@ -135,7 +137,7 @@ def open_question(classifier: Classifier, question: Question) -> tuple[Truth, Ma
     matching = match(truth.classes, classifier.document.labels, given=given)
     if not any(index is not None for index in matching.index.values()):
         raise DatasetError(f"{question.map}: leaves out every class of the data")
-    return truth, matching
+    return replace(truth, notes=truth.notes + matching.notes), matching
 
 
 def describe_data(
@@ -144,25 +146,34 @@ def describe_data(
     judged: Judged,
     bad: Mapping[int, str],
     *,
-    matched: Mapping[str, int],
-    fingerprint: str,
+    learned: Collection[int],
 ) -> dict[str, Any]:
     """Say what was answered, as plain JSON values."""
+    counted = zip(judged.entries, judged.labeled, strict=True)
+    names = {entry.name for entry, labeled in counted if labeled}
+    known = sum(truth.entries[place].name in names for place in learned)
+    notes = list(truth.notes)
+    if known:
+        notes.append(
+            f"the model has learned from {known:,} of these {len(names):,} pictures: on others it"
+            " is right less often"
+        )
     return {
         "path": os.fsdecode(question.data),
         "layout": truth.layout,
         "pictures": len(truth.entries),
         "evaluated": int(judged.labeled.sum()),
+        "learned_from": known,
         "unreadable": {truth.entries[n].name: reason for n, reason in bad.items()},
         "classes": len(judged.data_classes),
         "several_labels": judged.several,
-        "matched": dict(matched),
-        "notes": list(truth.notes),
-        "fingerprint": fingerprint,
+        "notes": notes,
     }
 
 
-def calibrate(classifier: Classifier, evaluation: Evaluation, path: Path, *, force: bool) -> None:
+def calibrate(
+    classifier: Classifier, evaluation: Evaluation, path: Path, *, force: bool
+) -> tuple[str, ...]:
     """Write the model with the temperature and reject threshold that the pictures suggest.
 
     Args:
@@ -170,6 +181,9 @@ def calibrate(classifier: Classifier, evaluation: Evaluation, path: Path, *, for
         evaluation: Of it.
         path: Where to, *.safetensors.
         force: Replace what is there.
+
+    Returns:
+        What one should know of it, one sentence each.
 
     Raises:
         ConfigError: The path will not do, or is there.
@@ -189,6 +203,7 @@ def calibrate(classifier: Classifier, evaluation: Evaluation, path: Path, *, for
                 "model_sha256": classifier.local.sha256,
                 "data_fingerprint": data["fingerprint"],
                 "pictures": data["evaluated"],
+                "learned_from": data["learned_from"],
                 "answers": evaluation.figures["answers"],
                 "top1": round(100 * top1["accuracy"], 3),
             },
@@ -197,6 +212,11 @@ def calibrate(classifier: Classifier, evaluation: Evaluation, path: Path, *, for
     tensors = read_tensors(classifier.local)
     kinds = {str(tensor.dtype) for tensor in tensors.values() if tensor.ndim > 1}
     modelfile.write(path, changed, tensors, dtype=kinds.pop() if len(kinds) == 1 else "float32")
+    if not data["learned_from"]:
+        return ()
+    return (
+        f"{path} is calibrated on pictures that it has learned from: it will be too sure of others",
+    )
 
 
 def check_target(path: Path, *, force: bool) -> None:
@@ -210,10 +230,11 @@ def check_target(path: Path, *, force: bool) -> None:
 
 
 @contextlib.contextmanager
-def _folder(output: Path | None) -> Iterator[Path]:
+def _folder(output: Path | None, who: str) -> Iterator[Path]:
     """Give the folder of the journal: in the output, or one that goes when we do."""
     if output is not None:
-        yield output / JOURNAL
+        with hold(output / JOURNAL, who):
+            yield output / JOURNAL
         return
     with tempfile.TemporaryDirectory(prefix="resnext-") as temporary:
         yield Path(temporary)

@@ -1,8 +1,9 @@
 """Logits on the disk, group by group, so that a killed run goes on.
 
-    run.json      what is computed by what; another run never continues it
-    logits.bin    float32 rows, one for each picture that can be read, in order
-    groups.jsonl  one line a group: its pictures, the CRC-32 of its rows, what failed
+    run.json         what is computed by what; another run never continues it
+    logits.bin       float32 rows, one for each picture that can be read, in order
+    groups.jsonl     one line a group: its pictures, the CRC-32 of its rows, what failed
+    lock, owner.txt  of the process that works here, while it does
 
 A group counts when its line is there whole and its rows have that sum. Memory is bounded:
 rows are read from the disk as they are needed.
@@ -10,13 +11,17 @@ rows are read from the disk as they are needed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import platform
+import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+import filelock
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,21 +29,57 @@ from resnext.errors import ConfigError, ImageError
 from resnext.files import atomic, output_error
 
 RUN, LOGITS, GROUPS = "run.json", "logits.bin", "groups.jsonl"
+LOCK, OWNER = "lock", "owner.txt"
 
-_VERSION = 1  # raised with every change to these files
+_VERSION = 2  # raised with every change to these files
 _ITEM = np.dtype("<f4")
 
 Row = NDArray[np.float32] | ImageError
 
 
+@contextlib.contextmanager
+def hold(folder: Path, who: str) -> Iterator[None]:
+    """Keep other runs out of a folder, as long as its logits are written or looked at.
+
+    Released by the system when the process dies.
+
+    Args:
+        folder: The folder; made if missing.
+        who: What the run does, told to others who want the folder.
+
+    Raises:
+        ConfigError: Another run is at work there.
+        OutputError: The folder cannot be written.
+    """
+    guard = filelock.FileLock(folder / LOCK, timeout=0)
+    owner, since = folder / OWNER, time.strftime("%Y-%m-%d %H:%M:%S")
+    text = f"{who}, process {os.getpid()} on {platform.node()} since {since}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(NotImplementedError):  # a disk without locks serves as well
+            guard.acquire()
+    except filelock.Timeout as error:
+        raise _at_work(folder, owner) from error
+    except OSError as error:
+        raise output_error(folder, error) from error
+    try:
+        with atomic(owner) as file:
+            file.write(text.encode(errors="replace"))
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            owner.unlink()
+        guard.release()
+
+
 class Journal:
-    """The logits of a run so far.
+    """The logits of a run so far; whoever opens one holds the folder.
 
     Args:
         folder: Where they are; made if missing.
         identity: What is computed by what, as plain JSON values.
         num_classes: Length K of a row.
-        force: Begin anew where the folder has another run.
+        force: Begin anew, whatever is there.
 
     Raises:
         ConfigError: The folder has another run.
@@ -51,6 +92,7 @@ class Journal:
         self._folder = folder
         self._num_classes = num_classes
         self.bad: dict[int, str] = {}  # why a picture has no logits, by its position
+        self.learned: set[int] = set()  # positions of pictures that the model has learned from
         self.done = 0
         described = {"version": _VERSION, "classes": num_classes, **identity}
         try:
@@ -58,7 +100,7 @@ class Journal:
             known = _read_run(folder)
             if known is not None and known != described and not force:
                 raise _another_run(folder, known, described)
-            if known != described:
+            if force or known != described:
                 self._begin(described)
             self._groups = open(folder / GROUPS, "r+b")
             self._logits = open(folder / LOGITS, "r+b")
@@ -68,11 +110,12 @@ class Journal:
                 raise
             raise output_error(folder, error) from error
 
-    def append(self, rows: Sequence[Row]) -> None:
+    def append(self, rows: Sequence[Row], *, learned: Collection[int] = ()) -> None:
         """Add the next group, which is then on the disk.
 
         Args:
             rows: For each of its pictures (K,) logits, or why it has none.
+            learned: Places in the group of those that the model is known to have learned from.
 
         Raises:
             OutputError: It cannot be written.
@@ -81,7 +124,12 @@ class Journal:
             row.astype(_ITEM).tobytes() for row in rows if not isinstance(row, ImageError)
         )
         bad = [[place, row.reason] for place, row in enumerate(rows) if isinstance(row, ImageError)]
-        line = {"count": len(rows), "crc32": zlib.crc32(content), "bad": bad}
+        line = {
+            "count": len(rows),
+            "crc32": zlib.crc32(content),
+            "bad": bad,
+            "learned": sorted(learned),
+        }
         try:
             _write(self._logits, content)
             _write(self._groups, json.dumps(line).encode() + b"\n")
@@ -109,6 +157,7 @@ class Journal:
 
     def _count(self, group: Mapping[str, Any]) -> None:
         self.bad.update((self.done + place, reason) for place, reason in group["bad"])
+        self.learned.update(self.done + place for place in group["learned"])
         self.done += group["count"]
 
     def _begin(self, described: Mapping[str, Any]) -> None:
@@ -152,7 +201,8 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         group = json.loads(line)
     except ValueError:
         return None
-    return group if isinstance(group, dict) and {"count", "crc32", "bad"} <= set(group) else None
+    keys = {"count", "crc32", "bad", "learned"}
+    return group if isinstance(group, dict) and keys <= set(group) else None
 
 
 def _read_run(folder: Path) -> Any:
@@ -162,6 +212,17 @@ def _read_run(folder: Path) -> Any:
         return None
     except ValueError:
         return {}
+
+
+def _at_work(folder: Path, owner: Path) -> ConfigError:
+    try:
+        who = f": {owner.read_text('utf-8', errors='replace')}"
+    except OSError:  # it has only begun, or has just ended
+        who = ""
+    return ConfigError(
+        f"{folder}: another run is at work there{who}",
+        hint="wait until it has ended, or choose another folder with -o",
+    )
 
 
 def _another_run(

@@ -1,8 +1,9 @@
 """The classes of a data set matched to those of a model, never by a guess.
 
 In this order, for each class: the map file, the synset id, the exact name, the name without
-regard to case and punctuation, one of several names with commas between; and if all classes
-are whole numbers, the number. What fits two classes, or none, is an error that names them.
+regard to case and punctuation, one of several names with commas between; and in the map, or if
+all classes are whole numbers, the number. What fits two classes, or none, is an error that
+names them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from resnext.training.listing import few
 
 _SYNSET = re.compile(r"(n\d{8})(?![0-9A-Za-z])")
 _COLUMNS = ["folder", "class"]
+_NUMBER = "number"  # the rule that goes by the class's
 
 Names = dict[str, list[int]]
 
@@ -32,10 +34,12 @@ class Matching:
     Args:
         index: Model's class by data's class; None where the map leaves it out.
         rules: How many classes each rule matched, such as "synset id".
+        notes: What one should know, one sentence each.
     """
 
     index: Mapping[str, int | None]
     rules: Mapping[str, int]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return ", ".join(f"{count} by {rule}" for rule, count in self.rules.items())
@@ -53,21 +57,27 @@ def match(
             data's class out. Several may lead to the same.
 
     Raises:
-        DatasetError: A class matches none or several, or two match the same.
+        DatasetError: A class matches none or several, two match the same, or `given` seems to
+            mean a class by another name.
     """
     given = given or {}
-    finder = _Finder(labels, [given.get(name, name) for name in classes])
+    notes = _notes_on_unused(classes, given)
+    finder = _Finder(labels)
+    numbers = all(_is_number(name) for name in classes if name not in given)
     rules: Counter[str] = Counter()
     index: dict[str, int | None] = {}
-    unknown, twofold = [], []
+    unknown, twofold, counted = [], [], []
     for name in classes:
         wanted = given.get(name, name)
-        rule, found = ("the map", []) if name in given and not wanted else finder.find(wanted)
+        left_out, by_number = name in given and not wanted, numbers or name in given
+        rule, found = ("", []) if left_out else finder.find(wanted, by_number=by_number)
         if len(found) > 1:
             twofold.append(f"{name!r} is {' or '.join(finder.describe(one) for one in found)}")
-        elif found or (name in given and not wanted):
+        elif found or left_out:
             index[name] = found[0] if found else None
             rules["the map" if name in given else rule] += 1
+            if rule == _NUMBER and name not in given:
+                counted.append(int(name))
         else:
             unknown.append(wanted)
     if twofold:
@@ -77,10 +87,12 @@ def match(
             hint="name the folder by the synset id or the number, or give --map with a CSV of"
             " folder,class",
         )
+    if 1 in counted and 0 not in index.values():
+        raise _counted_from_one()
     if unknown:
         raise _unknown(unknown, len(classes), finder)
     _check_distinct(index, given, finder)
-    return Matching(index=index, rules=dict(rules))
+    return Matching(index=index, rules=dict(rules), notes=notes)
 
 
 def read_map(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -103,7 +115,7 @@ def read_map(path: str | os.PathLike[str]) -> dict[str, str]:
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(_COLUMNS):
             raise DatasetError(f"{os.fspath(path)}: row {number} has {len(row)} cells; expected 2")
-        folder, name = unicodedata.normalize("NFC", row[0]), row[1].strip()
+        folder, name = unicodedata.normalize("NFC", row[0]).strip(), row[1].strip()
         if found.setdefault(folder, name) != name:
             raise DatasetError(f"{os.fspath(path)}: has {folder!r} twice, as {found[folder]!r}"
                                f" and {name!r}")  # fmt: skip
@@ -123,15 +135,14 @@ def display_names(labels: Labels) -> tuple[str, ...]:
 class _Finder:
     """Finds the classes of a model that a text may mean."""
 
-    def __init__(self, labels: Labels, wanted: Sequence[str]) -> None:
+    def __init__(self, labels: Labels) -> None:
         self._labels = labels
         self._exact = _group(labels.class_names, lambda name: [name])
         self._folded = _group(labels.class_names, lambda name: [_fold(name)])
         self._parts = _group(labels.class_names, _fold_parts)
         self._ids = _group(labels.synset_ids or (), lambda name: [name])
-        self._by_number = all(_is_number(name) for name in wanted)
 
-    def find(self, name: str) -> tuple[str, list[int]]:
+    def find(self, name: str, *, by_number: bool) -> tuple[str, list[int]]:
         """Return the first rule that finds a class, and all that it finds."""
         id_ = _SYNSET.match(name)
         rules: tuple[tuple[str, Callable[[], Iterable[int]]], ...] = (
@@ -139,7 +150,7 @@ class _Finder:
             ("name", lambda: self._exact.get(name, [])),
             ("name but for case and punctuation", lambda: self._folded.get(_fold(name), [])),
             ("one of several names", lambda: self._any_part(name)),
-            ("number", lambda: self._number(name)),
+            (_NUMBER, lambda: self._number(name) if by_number else []),
         )
         for rule, search in rules:
             if found := sorted(set(search())):
@@ -158,16 +169,10 @@ class _Finder:
         return self._labels.class_names[self._parts[near[0]][0]] if near else ""
 
     def _any_part(self, name: str) -> Iterable[int]:
-        # The first name that has a class decides: lists give the usual name first.
-        for part in _fold_parts(name):
-            if found := self._parts.get(part):
-                return found
-        return []
+        return (index for part in _fold_parts(name) for index in self._parts.get(part, ()))
 
     def _number(self, name: str) -> Iterable[int]:
-        if not self._by_number or int(name) >= len(self._labels):
-            return []
-        return [int(name)]
+        return [int(name)] if _is_number(name) and int(name) < len(self._labels) else []
 
 
 def _group(names: Iterable[str], keys: Callable[[str], Iterable[str]]) -> Names:
@@ -203,6 +208,29 @@ def _unknown(names: Sequence[str], total: int, finder: _Finder) -> DatasetError:
         hint="rename the folders, or give --map with a CSV of folder,class; an empty class leaves"
         " a folder out",
     )
+
+
+def _counted_from_one() -> DatasetError:
+    return DatasetError(
+        "the classes of the data are numbers with a 1 and without a 0; those of a model count"
+        " from 0",
+        hint="give --map with a CSV of folder,class: the row 1,1 if the data counts from 0 as"
+        " well; the rows 1,0 and 2,1 and so on if it counts from 1",
+    )
+
+
+def _notes_on_unused(classes: Sequence[str], given: Mapping[str, str]) -> tuple[str, ...]:
+    """Say what a map names in vain; what may be meant by it is an error."""
+    unused = [name for name in given if name not in classes]
+    others = [name for name in classes if name not in given]
+    likely = {name: near[0] for name in unused if (near := closest(name, others, count=1))}
+    if likely:
+        shown = [f"{name!r} (nearest: {near!r})" for name, near in likely.items()]
+        raise DatasetError(
+            f"the map names {len(likely)} classes that the data does not have: {few(shown)}",
+            hint="write them as the folders are named, or remove the rows",
+        )
+    return (f"the map names classes that the data does not have: {few(unused)}",) if unused else ()
 
 
 def _check_distinct(

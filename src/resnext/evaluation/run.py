@@ -9,15 +9,18 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from resnext.classifier import Classifier
 from resnext.engines.base import GRAPH_VERSION
+from resnext.errors import ImageError
 from resnext.evaluation.journal import Journal, Row
-from resnext.training.features import FEATURES_VERSION
+from resnext.provenance import machine, versions
+from resnext.training.features import FEATURES_VERSION, identify_picture, learned_pictures
 from resnext.training.listing import Entry, FileSlice
 
+_SOFTWARE = ("numpy", "pillow", "openvino", "onnxruntime", "torch")  # logits depend on these
 _GROUP_SECONDS = 5.0  # of work that a killed run loses at the most
 _GROUP_ROWS = 4096  # pictures in a group at the most: 16 MB of 1,000 classes
 
@@ -39,6 +42,9 @@ def identify(classifier: Classifier, entries: Sequence[Entry]) -> dict[str, Any]
         "precision": engine.precision,
         "batch_size": engine.best_batch_size,
         "code": [GRAPH_VERSION, FEATURES_VERSION],
+        "software": versions(*_SOFTWARE),
+        "processor": machine(),
+        "threads": classifier.threads,
         "pictures": len(entries),
         "data": fingerprint(entries),
     }
@@ -69,6 +75,9 @@ def compute(
 ) -> None:
     """Compute the logits that the journal does not have yet.
 
+    Where this machine still has the record of what the model has learned from, the journal
+    gets to know which of the pictures these are.
+
     Args:
         classifier: Decodes and computes as it does to predict.
         entries: All pictures.
@@ -80,13 +89,37 @@ def compute(
     """
     if progress is not None:
         progress(journal.done, len(entries))
-    for rows in _groups(classifier, [entry.source for entry in entries[journal.done :]]):
-        journal.append(rows)
+    first = journal.done
+    sources: Iterable[Any] = [entry.source for entry in entries[first:]]
+    seen: set[int] = set()
+    if learned := _learned_from(classifier):
+        sources = _look_for(learned, sources, seen)
+    for rows in _groups(classifier, sources):
+        begin = journal.done - first
+        journal.append(rows, learned=[n for n in range(len(rows)) if begin + n in seen])
         if progress is not None:
             progress(journal.done, len(entries))
 
 
-def _groups(classifier: Classifier, sources: Sequence[Any]) -> Iterator[list[Row]]:
+def _learned_from(classifier: Classifier) -> frozenset[bytes]:
+    record = classifier.document.provenance.get("dataset")
+    return learned_pictures(str(record.get("set"))) if isinstance(record, dict) else frozenset()
+
+
+def _look_for(learned: frozenset[bytes], sources: Iterable[Any], seen: set[int]) -> Iterator[Any]:
+    """Yield each picture as it was read here, once; note the places of those learned from."""
+    for place, source in enumerate(sources):
+        try:
+            key, content = identify_picture(source)
+        except ImageError:
+            yield source  # whoever opens it says what is wrong
+            continue
+        if key in learned:
+            seen.add(place)
+        yield content
+
+
+def _groups(classifier: Classifier, sources: Iterable[Any]) -> Iterator[list[Row]]:
     """Yield rows in groups of whole batches, so that the next one begins with a batch."""
     batch_size = classifier.engine.best_batch_size
     rows: list[Row] = []

@@ -10,8 +10,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import posixpath
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,7 +41,7 @@ _TINY = KNOWN_FILES[0]
 _HINT = f"give the file of answers with --labels, such as {KNOWN_FILES[-1]}"
 
 Answers = tuple[str, ...]
-Lookup = Callable[[str], Answers]  # of the name of a picture
+Lines = Sequence[tuple[int, list[str]]]  # number in the file, from 1, and words
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,16 +154,16 @@ def _find_answers(place: str) -> str | None:
 def _with_answers(place: str, path: str, notes: tuple[str, ...]) -> Truth:
     if not os.path.isdir(place):
         raise DatasetError(f"{place} is no folder; a file of answers is for a folder of pictures")
-    found = [source for source in iter_sources([place]) if not source.problem]
-    pictures = sorted((os.path.basename(source.name), source.name) for source in found)
+    root = os.path.join(place, "")
+    pictures = sorted(
+        (source.name.removeprefix(root).replace(os.sep, "/"), source.name)
+        for source in iter_sources([place])
+        if not source.problem
+    )
     if not pictures:
         raise DatasetError(f"{place}: there is no picture")
-    lookup, kind = read_answers(path, [name for name, _ in pictures])
-    root = os.path.join(place, "")
-    entries = [
-        Entry(full.removeprefix(root).replace(os.sep, "/"), full, lookup(name))
-        for name, full in pictures
-    ]
+    rows, kind = read_answers(path, [name for name, _ in pictures], folder=place)
+    entries = [Entry(name, full, row) for (name, full), row in zip(pictures, rows, strict=True)]
     without = sum(not entry.classes for entry in entries)
     if without:
         notes += (f"{without} pictures have no label in {os.path.basename(path)}: left out",)
@@ -169,19 +171,23 @@ def _with_answers(place: str, path: str, notes: tuple[str, ...]) -> Truth:
     return _truth(entries, imagenet1k().synset_ids or (), kind, notes)
 
 
-def read_answers(path: str, pictures: Sequence[str]) -> tuple[Lookup, str]:
+def read_answers(
+    path: str, pictures: Sequence[str], *, folder: str
+) -> tuple[Sequence[Answers], str]:
     """Read a file of answers.
 
     Args:
         path: The file.
-        pictures: File names of the pictures, sorted: line by line files follow that order
-            where the names have no number of their own.
+        pictures: Names of the pictures below the folder, sorted: line by line files follow
+            that order where the names have no number of their own.
+        folder: The folder, for lines that name a picture from above it.
 
     Returns:
-        A function from file name to classes, and what kind of file it is.
+        The classes of each picture, and what kind of file it is.
 
     Raises:
-        DatasetError: The file is none of those known, or is of other pictures.
+        DatasetError: The file is none of those known, is of other pictures, or does not say
+            which line is whose.
     """
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -190,15 +196,20 @@ def read_answers(path: str, pictures: Sequence[str]) -> tuple[Lookup, str]:
         raise DatasetError(f"{path}: cannot be read: {error.strerror or error}") from error
     if path.lower().endswith(".json"):
         return _by_position(path, _read_real(path, text), pictures), "ReaL labels"
-    lines = [line.split() for line in text.splitlines() if line.strip()]
+    lines = [
+        (number, line.split())
+        for number, line in enumerate(text.splitlines(), start=1)
+        if line.strip()
+    ]
     if not lines:
         raise DatasetError(f"{path} is empty", hint=_HINT)
-    if lines[0][0].lower().startswith("imageid,"):
-        return _by_name(path, _read_kaggle(path, text)), "Kaggle's table"
-    if len(lines[0]) == 1:
-        column, kind = _read_column(path, [line[0] for line in lines])
+    _, words = lines[0]
+    if words[0].lower().startswith("imageid,"):
+        return _by_name(path, _read_kaggle(path, text), pictures, folder), "Kaggle's table"
+    if len(words) == 1:
+        column, kind = _read_column(path, lines)
         return _by_position(path, column, pictures), kind
-    return _by_name(path, _read_pairs(path, lines)), "names and classes"
+    return _by_name(path, _read_pairs(path, lines), pictures, folder), "names and classes"
 
 
 def _read_real(path: str, text: str) -> list[Answers]:
@@ -219,16 +230,22 @@ def _read_real(path: str, text: str) -> list[Answers]:
 
 def _read_kaggle(path: str, text: str) -> dict[str, Answers]:
     """Read `ImageId,PredictionString` rows; each box has a synset id and four numbers."""
-    found = {}
+    found: dict[str, Answers] = {}
     for row in list(csv.reader(text.splitlines()))[1:]:
         ids = tuple(dict.fromkeys(row[1].split()[::5])) if len(row) == 2 else ()
         if not ids or not all(map(_SYNSET.fullmatch, ids)):
             raise DatasetError(f"{path}: {few(row)!r} is no picture with boxes of synset ids")
-        found[row[0]] = ids
+        _add(path, found, row[0], ids)
     return found
 
 
-def _read_column(path: str, values: Sequence[str]) -> tuple[list[Answers], str]:
+def _read_column(path: str, lines: Lines) -> tuple[list[Answers], str]:
+    for number, words in lines:
+        if len(words) > 1:
+            raise DatasetError(
+                f"{path}: line {number} has {len(words)} words; expected one, as before it"
+            )
+    values = [words[0] for _, words in lines]
     if all(map(_SYNSET.fullmatch, values)):
         return [(value,) for value in values], "a synset id a line"
     order = ilsvrc_order()
@@ -244,50 +261,90 @@ def _read_column(path: str, values: Sequence[str]) -> tuple[list[Answers], str]:
     return [(order[number - 1],) for number in numbers], "an ILSVRC id a line"
 
 
-def _read_pairs(path: str, lines: Sequence[Sequence[str]]) -> dict[str, Answers]:
+def _read_pairs(path: str, lines: Lines) -> dict[str, Answers]:
     """Read `name class ...` lines: a synset id, or its number from 0 as Caffe counts."""
     ids = imagenet1k().synset_ids or ()
     found: dict[str, Answers] = {}
-    for name, value, *_ in lines:
+    for number, (name, *rest) in lines:
+        value = rest[0] if rest else ""
         if value.isascii() and value.isdigit() and _is_index(int(value), len(ids)):
             value = ids[int(value)]
         elif not _SYNSET.fullmatch(value):
             raise DatasetError(
-                f"{path}: {name} has {value!r}; expected a synset id, or a number of one from 0"
+                f"{path}: line {number}: {name} has {value!r}; expected a synset id, or a number of"
+                " one from 0"
             )
-        found[name.rpartition("/")[2]] = (class_name(value),)
+        _add(path, found, name, (class_name(value),))
     return found
 
 
-def _by_name(path: str, found: Mapping[str, Answers]) -> Lookup:
-    def lookup(name: str) -> Answers:
-        answers = found.get(name) or found.get(os.path.splitext(name)[0])
-        if answers is None:
-            raise DatasetError(f"{path}: has no line for {name}")
-        return answers
-
-    return lookup
+def _add(path: str, found: dict[str, Answers], name: str, answers: Answers) -> None:
+    name = posixpath.normpath(name)
+    if name in found:
+        raise DatasetError(f"{path}: has {name} twice; expected one line for each picture")
+    found[name] = answers
 
 
-def _by_position(path: str, rows: Sequence[Answers], pictures: Sequence[str]) -> Lookup:
+def _by_name(
+    path: str, found: Mapping[str, Answers], pictures: Sequence[str], folder: str
+) -> list[Answers]:
+    """Look up by as much of the path as a line has, or by a file name that none shares."""
+    by_file: defaultdict[str, list[str]] = defaultdict(list)
+    for line in found:
+        by_file[posixpath.basename(line)].append(line)
+    counts = Counter(map(posixpath.basename, pictures))
+    taken: dict[str, str] = {}
+    for picture in pictures:
+        file = posixpath.basename(picture)
+        lines = _lines_of(f"{folder}/{picture}".replace(os.sep, "/"), found)
+        if not lines and counts[file] == 1:
+            lines = by_file.get(file) or by_file.get(os.path.splitext(file)[0], [])
+        if not lines:
+            raise DatasetError(f"{path}: has no line for {picture}")
+        other = taken.setdefault(lines[0], picture)
+        if len(lines) > 1 or other != picture:
+            shown = few(lines) if len(lines) > 1 else f"{lines[0]}, as may {other}"
+            raise DatasetError(
+                f"{path}: {picture} may be {shown}",
+                hint=f"name the pictures as below {folder}, such as {picture}",
+            )
+    return [found[line] for line in taken]
+
+
+def _lines_of(picture: str, found: Mapping[str, Answers]) -> list[str]:
+    """Return the line with the longest end of a picture's path, with or without extension."""
+    while picture:
+        for name in (picture, os.path.splitext(picture)[0]):
+            if name in found:
+                return [name]
+        picture = picture.partition("/")[2]
+    return []
+
+
+def _by_position(path: str, rows: Sequence[Answers], pictures: Sequence[str]) -> Sequence[Answers]:
     """Look up by the number in ImageNet's file names or, without one, by sorted name."""
-    numbers = [_NUMBER.match(name) for name in pictures]
-    if all(numbers):
-        positions = {
-            name: int(found[1]) - 1 for name, found in zip(pictures, numbers, strict=True) if found
-        }
-    elif len(rows) == len(pictures):
-        positions = {name: position for position, name in enumerate(pictures)}
-    else:
-        raise DatasetError(
-            f"{path}: has {len(rows)} lines for {len(pictures)} pictures, whose names are not"
-            " like ILSVRC2012_val_00000001.JPEG",
-            hint="expected a line for each picture, in the order of their names",
-        )
-    last = max(positions.values())
-    if not 0 <= last < len(rows):
-        raise DatasetError(f"{path}: has {len(rows)} lines; expected one for picture {last + 1}")
-    return lambda name: rows[positions[name]]
+    files = [posixpath.basename(name) for name in pictures]
+    numbers = [int(found[1]) for name in files if (found := _NUMBER.match(name))]
+    if len(numbers) < len(pictures):
+        if len(rows) != len(pictures):
+            raise DatasetError(
+                f"{path}: has {len(rows)} lines for {len(pictures)} pictures, whose names are not"
+                " like ILSVRC2012_val_00000001.JPEG",
+                hint="expected a line for each picture, in the order of their names",
+            )
+        if files != sorted(set(files)):
+            raise DatasetError(
+                f"{path}: has lines without names, and the pictures lie in several folders: their"
+                " order is not clear",
+                hint="write a name before each class",
+            )
+        return rows
+    for name, number in zip(pictures, numbers, strict=True):
+        if not 1 <= number <= len(rows):
+            raise DatasetError(
+                f"{path}: has lines 1 to {len(rows)}; {name} would have line {number}"
+            )
+    return [rows[number - 1] for number in numbers]
 
 
 def _is_index(value: object, count: int) -> bool:

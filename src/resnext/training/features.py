@@ -330,6 +330,23 @@ def extract(
     )
 
 
+def learned_pictures(name: str) -> frozenset[bytes]:
+    """Return the sha256 of the pictures that a model has learned from, as far as is known.
+
+    Args:
+        name: What `save_set` of any network returned.
+
+    Returns:
+        None of those held out, and none at all where there is no such set on this disk.
+    """
+    if name.isalnum():
+        for path in (cache_home() / "features").glob(f"*/set-{name}.bin"):
+            entries = _read(path, _SET)
+            if entries is not None:
+                return frozenset(key.tobytes() for key in entries["key"][entries["held_out"] == 0])
+    return frozenset()
+
+
 class _Count:
     """Pictures done, by two threads."""
 
