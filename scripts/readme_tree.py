@@ -41,6 +41,7 @@ training.outcome training.log training.search training.teacher training.full
 training.head training.features training.finetune training.refine
 deploy deploy.reference deploy.golden deploy.peers deploy.pixels deploy.parity deploy.certificate
 evaluation.truth evaluation.matching evaluation.journal evaluation.run evaluation.judge
+evaluation.trust
 evaluation.summary evaluation.wording evaluation.evaluate evaluation.plots evaluation.evidence
 evaluation.report evaluation.compare evaluation.versus
 doctor doctor.intake doctor.hashes doctor.facts doctor.findings doctor.checks doctor.copies
