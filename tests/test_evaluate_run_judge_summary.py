@@ -267,7 +267,8 @@ def test_what_is_chosen_from_the_logits_is_in_no_file(
 ) -> None:
     question = Question(data=photos, restrict=True)
     with evaluate(classifier, question, output=tmp_path) as found:
-        assert {path.name for path in (tmp_path / "journal").iterdir()} == {RUN, LOGITS, GROUPS}
+        others = {path for path in (tmp_path / "journal").iterdir() if path.name != LOGITS}
+        assert all(path.stat().st_size != 45 * 3 * 4 for path in others)
         assert found.judged.logits.shape == (45, 3)
         assert np.isfinite(found.judged.logits).all()
 

@@ -108,9 +108,9 @@ class Judged:
     @property
     def present(self) -> Integers:
         """Those of the data's classes that the figures of classes have a picture of."""
-        found = self.right_sets.any(axis=0) if self.multi_label else None
-        having = self.targets if found is None else np.flatnonzero(found)
-        return np.intersect1d(self.data_classes, having)
+        if self.multi_label:
+            return self.data_classes[self.right_sets.any(axis=0)[self.data_classes]]
+        return np.intersect1d(self.data_classes, self.targets)
 
     @property
     def without_pictures(self) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ def describe(judged: Judged, *, reject_threshold: float | None) -> Figures:
     places = np.flatnonzero(judged.labeled)
     every = _fit(judged, places)
     first, second = (_fit(judged, places[part]) for part in conformal.split(len(places), seed=1))
-    found = {
+    found: Figures = {
         "calibration": _calibration(judged, every, (first, second)),
         "selective": _selective(judged, first.places, second.places),
         "conformal": _conformal(judged),
