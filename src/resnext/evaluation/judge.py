@@ -109,8 +109,10 @@ class Judged:
     def present(self) -> Integers:
         """Those of the data's classes that the figures of classes have a picture of."""
         if self.multi_label:
-            return self.data_classes[self.right_sets.any(axis=0)[self.data_classes]]
-        return np.intersect1d(self.data_classes, self.targets)
+            having = np.flatnonzero(self.right_sets.sum(axis=0))
+        else:
+            having = self.targets
+        return np.intersect1d(self.data_classes, having)
 
     @property
     def without_pictures(self) -> tuple[str, ...]:

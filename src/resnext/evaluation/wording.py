@@ -92,9 +92,10 @@ def rejecting(figures: Figures) -> str:
 
 
 def coverage(figures: Figures) -> str:
-    """Say how many pictures can be answered with a wanted accuracy."""
-    return ", ".join(
-        f"{percent(point['accuracy'], 1)} right for {percent(point['coverage'], 1)}"
+    """Say how many pictures were answered, and how many of these right, for an accuracy."""
+    return "; ".join(
+        f"for {percent(point['wanted'], 0)}: {percent(point['coverage'], 1)} answered,"
+        f" {percent(point['accuracy'], 1)} of these right"
         for point in figures["selective"]["for_accuracy"]
         if point["accuracy"] is not None
     )
