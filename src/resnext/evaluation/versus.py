@@ -54,8 +54,9 @@ def write(classifier: Classifier, compared: Compared, folder: Path) -> None:
             f"A sha256 {figures['a']['sha256']}",
             f"B sha256 {figures['b']['sha256']}",
             "Intervals are of 95 %: Tango's for paired differences, Wilson's for shares, bootstrap"
-            " within classes for averages. p-values are McNemar's, mid-p: of a difference this"
-            " large where there is none.",
+            " within classes for averages (none where a class has a single picture, or no draw"
+            " changes them). p-values are McNemar's, mid-p: of a difference this large where there"
+            " is none.",
         ),
     ]  # fmt: skip
     pages.write(folder / REPORT, f"{names}: comparison", parts)
