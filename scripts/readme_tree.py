@@ -41,6 +41,7 @@ deploy deploy.reference deploy.golden deploy.peers deploy.pixels deploy.parity d
 deploy.portable deploy.torchscript deploy.recheck deploy.export
 deploy.rivals deploy.contender deploy.roofline deploy.benchmark deploy.plots
 evaluation.truth evaluation.matching evaluation.journal evaluation.run evaluation.judge
+evaluation.trust
 evaluation.summary evaluation.wording evaluation.evaluate evaluation.plots evaluation.evidence
 evaluation.report evaluation.compare evaluation.versus
 deploy.quantize

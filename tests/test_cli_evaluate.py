@@ -125,6 +125,15 @@ def test_pictures_that_finetune_learned_from_are_noted(
     assert capsys.readouterr().err == ""
 
 
+def test_restricted_answers_do_not_calibrate(
+    photos: Path, tiny: str, tmp_path: Path, capsys: Captured
+) -> None:
+    path = tmp_path / "sure.safetensors"
+    assert evaluate(photos, "--restrict", "--calibrate", path, tiny=tiny) == 2
+    assert "leave out --restrict or --calibrate" in capsys.readouterr().err
+    assert not path.exists()
+
+
 def test_without_the_extra_the_message_says_so_before_the_work(
     photos: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:

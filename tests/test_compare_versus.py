@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import resnext
-from resnext import testing
+from resnext import modelfile, testing
 from resnext.errors import ConfigError, DatasetError
 from resnext.evaluation import compare as comparison
-from resnext.evaluation import versus, wording
+from resnext.evaluation import paired, versus, wording
 from resnext.evaluation.compare import compare
-from resnext.evaluation.evaluate import Question
+from resnext.evaluation.evaluate import Question, evaluate
 
 A_NAMES, B_NAMES = ("red", "green", "blue", "x"), ("blue", "red", "green")
 HOSTILE = "<script>alert(1)</script>"
@@ -79,6 +80,86 @@ def test_differences_between_models_whose_classes_stand_in_another_order(folder:
     assert shown["B - A, top-1"].startswith("-23.33 (")
     assert shown["losses"] == "green -100"
     assert shown["gains"] == "blue +30"
+
+
+def test_differences_of_averages_are_those_of_both_evaluations(
+    folder: Path, tmp_path: Path
+) -> None:
+    data = testing.write_pictures(tmp_path / "d", classes=("pug", "blue", "beagle"), per_class=8)
+    path = tmp_path / "map.csv"
+    path.write_text("folder,class\npug,red\nbeagle,red\n")
+    question = Question(data=data, map=path)
+    first, second = models(folder, [5, 0, 0, 0], Reddish(sure=12))  # A: red; B: 12 red, 12 blue
+    with compare(first, second, question) as found:
+        figures = found.figures
+    averages = []
+    for model in models(folder, [5, 0, 0, 0], Reddish(sure=12)):
+        with evaluate(model, question) as alone:
+            averages.append(alone.figures["averages"])
+    for name, one in figures["averages"].items():
+        a, b = (values[name]["value"] for values in averages)
+        assert one["difference"] == pytest.approx(b - a), name
+        if one["low"] is not None:
+            assert one["low"] <= one["difference"] <= one["high"], name
+    assert averages[0]["weighted_recall"]["value"] == pytest.approx(16 / 24)
+    assert figures["averages"]["weighted_recall"]["low"] is not None
+    assert figures["data"]["classes"] == 2
+    rows = {row["folder"]: row["pictures"] for row in figures["classes"]}
+    assert rows == {"beagle, pug": 16, "blue": 8}
+
+
+def test_of_several_labels_each_model_is_judged_by_its_own(folder: Path, tmp_path: Path) -> None:
+    data = testing.write_pictures(tmp_path / "d", classes=("0",), per_class=6)
+    table = tmp_path / "t.csv"
+    lines = [f"{path},{'blue|red' if path.name < '0003' else 'blue|green'}"
+             for path in sorted(data.rglob("*.png"))]  # fmt: skip
+    table.write_text("\n".join(["path,label", *lines]))
+    first, second = models(folder, [5, 1, 0, 0], [0.0, 5, 1])  # both: red, or at least not blue
+    with compare(first, second, Question(data=table)) as found:
+        figures = found.figures
+    assert figures["top1"]["both"] == 3
+    assert {one["difference"] for one in figures["averages"].values()} == {0}
+    with evaluate(first, Question(data=table)) as alone:
+        assert alone.figures["averages"]["macro_recall"]["value"] == 0.5
+    assert {row["class"]: row["pictures"] for row in figures["classes"]} == {"red": 3, "green": 3}
+    assert figures["data"]["without_pictures"] == ["blue"]
+
+
+def test_a_map_may_not_join_for_one_model_only(tmp_path: Path) -> None:
+    data = testing.write_pictures(tmp_path / "d", classes=("p", "q"), per_class=1)
+    path = tmp_path / "map.csv"
+    path.write_text("folder,class\np,dog\nq,hound\n")
+    for letter, names in (("a", ("dog, hound", "cat")), ("b", ("dog", "hound"))):
+        testing.write_tiny_model(tmp_path / f"{letter}.safetensors", class_names=names)
+    first, second = models(tmp_path, [0, 1], [0, 1])
+    with pytest.raises(DatasetError, match="one class of one model, and several of the other"):
+        with compare(first, second, Question(data=data, map=path)):
+            pass
+
+
+def test_models_of_several_labels_are_compared_by_their_best_answers(
+    folder: Path, tmp_path: Path
+) -> None:
+    document, tensors = modelfile.read(folder / "a.safetensors")
+    trained = {"dataset": {"multi_label": True}, "config": {"loss": {"kind": "bce"}}}
+    modelfile.write(tmp_path / "m.safetensors", replace(document, provenance=trained), tensors)
+    engine = testing.ConstantEngine([5, 0, 0, 0])
+    several = resnext.Classifier(tmp_path / "m.safetensors", engine=engine)
+    first, _ = models(folder, [5, 0, 0, 0], [0, 0, 0])
+    with compare(first, several, Question(data=folder / "data")) as found:
+        versus.write(first, found, tmp_path / "out")
+        figures = found.figures
+    assert figures["averages"] == {}
+    assert figures["top1"]["both"] == 10
+    assert "yes or no of each class" in figures["data"]["notes"][-1]
+
+
+@pytest.mark.parametrize(("only_b", "said"), [(4, "do not tell"), (6, "B has more right than A")])
+def test_a_verdict_needs_interval_and_test(only_b: int, said: str) -> None:
+    found = paired.compare(np.zeros(30, np.bool_), np.arange(30) < only_b)
+    assert found.interval.low > 0  # of both
+    figures = {"top1": {"low": found.interval.low, "high": found.interval.high, "p": found.mid_p}}
+    assert said in wording.verdict(figures)
 
 
 def test_a_model_against_itself_is_neither_better_nor_faster_by_chance(folder: Path) -> None:

@@ -23,8 +23,12 @@ from resnext.evaluation import evaluate as evaluation
 from resnext.evaluation import run, wording
 from resnext.evaluation.evaluate import Question, evaluate
 from resnext.evaluation.journal import GROUPS, LOCK, LOGITS, RUN
+from resnext.evaluation.judge import judge
+from resnext.evaluation.matching import Matching
 from resnext.hub.cache import cache_home
+from resnext.predictions import Labels
 from resnext.training.features import FeatureStore, FeatureTable, identify_picture
+from resnext.training.listing import Entry
 
 NAMES = ("red", "green", "blue", "black", "white", "grey")
 COLORS = NAMES[:3]
@@ -158,6 +162,134 @@ def test_unreadable_pictures_are_named_and_left_out(tiny: Path, tmp_path: Path) 
     with pytest.raises(DatasetError, match="none of the 9 pictures can be read: blue/0000.png"):
         with evaluate(constant(tiny, [0.0] * 6), Question(data=tmp_path)):
             pass
+
+
+def test_a_class_without_a_picture_that_counts_is_in_no_average(tiny: Path, tmp_path: Path) -> None:
+    testing.write_pictures(tmp_path, classes=("red", "green"), per_class=2)
+    for path in (tmp_path / "green").iterdir():
+        path.write_bytes(b"no picture")
+    with evaluate(constant(tiny, [5, 0, 0, 0, 0, 0]), Question(data=tmp_path)) as found:
+        figures = found.figures
+    assert {name: one["value"] for name, one in figures["averages"].items()} == dict.fromkeys(
+        figures["averages"], 1.0
+    )
+    assert figures["data"]["without_pictures"] == ["green"]
+    [red, green] = figures["classes"]
+    assert (red["recall"], green["recall"], green["low"], green["pictures"]) == (1, None, None, 0)
+    shown = dict(wording.describe(figures))
+    assert shown["pictures"] == "2 of 2 classes; 2 cannot be read; none of green"
+    assert shown["macro"] == "precision 100.00 %, recall 100.00 %, F1 100.00 %"
+    assert shown["worst classes"] == "red 100 %"
+
+
+def test_a_class_that_is_only_ever_second_is_in_no_average(tiny: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    table = tmp_path / "t.csv"
+    table.write_text("path,label\na.png,red|blue\nb.png,red|blue\n")
+    with evaluate(constant(tiny, [9, 0, 5, 0, 0, 0]), Question(data=table)) as found:
+        figures = found.figures
+    assert figures["averages"]["macro_recall"]["value"] == 1
+    assert figures["data"]["without_pictures"] == ["blue"]
+
+
+def test_the_confusion_has_every_answer_once(classifier: resnext.Classifier, photos: Path) -> None:
+    for restrict in (False, True):
+        with evaluate(classifier, Question(data=photos, restrict=restrict)) as found:
+            cells, judged = found.figures["confusion"], found.judged
+        expected: dict[tuple[int, int], int] = {}
+        for target, answer in zip(judged.targets, judged.answers, strict=True):
+            key = int(judged.classes[target]), int(judged.classes[answer])
+            expected[key] = expected.get(key, 0) + 1
+        keys = zip(cells["target"], cells["answer"], strict=True)
+        assert dict(zip(keys, cells["pictures"], strict=True)) == expected
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
+    """A table of pictures with several labels, or none."""
+    path = tmp_path_factory.mktemp("several") / "t.csv"
+    rng = np.random.default_rng(0)
+    lines = ["path,label"]
+    for picture in sorted(photos.rglob("*.png")):
+        own = rng.choice(NAMES[:5], rng.integers(0, 4), replace=False)
+        lines.append(f"{picture},{'|'.join(own)}")
+    path.write_text("\n".join(lines))
+    return path
+
+
+def trained_on_several(tiny: Path, path: Path) -> resnext.Classifier:
+    document, tensors = modelfile.read(tiny)
+    trained = {"dataset": {"multi_label": True}, "config": {"loss": {"kind": "bce"}}}
+    modelfile.write(path, replace(document, provenance=trained), tensors, dtype="float32")
+    return resnext.Classifier(path, precision="fp32", threads=1)
+
+
+@pytest.mark.parametrize("restrict", [False, True])
+def test_a_model_of_several_labels_is_judged_class_by_class(
+    restrict: bool, tiny: Path, several: Path, tmp_path: Path
+) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    classifier = trained_on_several(tiny, tmp_path / "several.safetensors")
+    with evaluate(classifier, Question(data=several, restrict=restrict)) as found:
+        figures, judged = found.figures, found.judged
+        logits = np.array(judged.logits)
+    assert figures["data"]["evaluated"] == 45, "those without a label count too"
+    assert figures["top1"]["pictures"] < 45
+    yes = logits > 0
+    targets = judged.right_sets
+    present = targets.any(axis=0)
+    assert present.sum() == 5
+    precision = metrics.average_precision_score(
+        targets[:, present], logits[:, present], average="macro"
+    )
+    averages = {name: one["value"] for name, one in figures["averages"].items()}
+    micro = metrics.f1_score(targets, yes, average="micro")
+    macro = metrics.f1_score(targets[:, present], yes[:, present], average="macro", zero_division=0)
+    assert averages == {
+        "mean_average_precision": pytest.approx(precision),
+        "micro_f1": pytest.approx(micro),
+        "macro_f1": pytest.approx(macro),
+    }
+    assert not {"calibration", "conformal", "selective", "suggested"} & set(figures)
+    assert not {"confused", "confusion"} & set(figures)
+    assert judged.confidence[0] == pytest.approx(1 / (1 + np.exp(-logits[0].max())), rel=1e-6)
+    assert [row["pictures"] for row in figures["classes"]] == targets[:, present].sum(0).tolist()
+    shown = dict(wording.describe(figures))
+    assert shown["mAP"] == wording.percent(precision)
+    assert shown["F1"].endswith("yes is above 50 %")
+    assert "calibration" not in shown
+    json.dumps(figures, allow_nan=False)
+    with pytest.raises(ConfigError, match="answers yes or no of each class|restricted"):
+        evaluation.calibrate(classifier, found, tmp_path / "x.safetensors", force=False)
+
+
+def test_what_is_chosen_from_the_logits_is_in_no_file(
+    classifier: resnext.Classifier, photos: Path, tmp_path: Path
+) -> None:
+    question = Question(data=photos, restrict=True)
+    with evaluate(classifier, question, output=tmp_path) as found:
+        others = {path for path in (tmp_path / "journal").iterdir() if path.name != LOGITS}
+        assert all(path.stat().st_size != 45 * 3 * 4 for path in others)
+        assert found.judged.logits.shape == (45, 3)
+        assert np.isfinite(found.judged.logits).all()
+
+
+def test_a_full_disk_is_an_error_with_a_name(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    logits = np.zeros((4000, 3), np.float32)
+    entries = [Entry(str(number), "", ("a",)) for number in range(len(logits))]
+    matching = Matching(index={"a": 0, "b": 1}, rules={})
+    labels = Labels(("a", "b", "c"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="cannot be written") as caught:
+            judge(logits, entries, matching, labels, restrict=True, scratch=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(tmp_path) in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_map_leaves_out_and_joins(tiny: Path, photos: Path, tmp_path: Path) -> None:
@@ -430,6 +562,10 @@ def test_a_calibrated_copy_keeps_its_promise(
             after = found.figures["calibration"]
     assert after["nll"] <= before["nll"] + 1e-9
     assert after["suggested_temperature"] == pytest.approx(document.temperature, rel=1e-6)
+    question = Question(data=photos, restrict=True)
+    with evaluate(classifier, question) as found:
+        with pytest.raises(ConfigError, match="restricted answers have other probabilities"):
+            evaluation.calibrate(classifier, found, path, force=True)
     with pytest.raises(ConfigError, match="--force"):
         evaluation.check_target(path, force=False)
     evaluation.check_target(path, force=True)

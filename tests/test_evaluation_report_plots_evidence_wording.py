@@ -5,7 +5,9 @@ from __future__ import annotations
 import html.parser
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ import pyarrow.parquet as parquet
 from PIL import Image
 
 import resnext
-from resnext import testing
+from resnext import modelfile, testing
 from resnext.errors import OutputError
 from resnext.evaluation import evidence, plots, report, wording
 from resnext.evaluation.calibration import reliability
@@ -122,10 +124,81 @@ def test_the_table_has_a_row_for_each_picture(written: Path) -> None:
     assert "1/\\udcff.png" in {row["path"] for row in rows}
 
 
+def test_all_right_classes_are_in_the_table(tmp_path: Path) -> None:
+    model = testing.write_tiny_model(tmp_path / "t.safetensors", class_names=NAMES)
+    data = testing.write_pictures(tmp_path / "d", classes=("red",), per_class=3)
+    names = [path.name for path in sorted((data / "red").iterdir())]
+    table = tmp_path / "t.csv"
+    table.write_text(f"path,label\nd/red/{names[0]},red|other\nd/red/{names[1]},red\n"
+                     f"d/red/{names[2]},\n")  # fmt: skip
+    engine = testing.ConstantEngine([1, 0, 0, 0, 3])
+    classifier = resnext.Classifier(model, engine=engine)
+    for restrict in (False, True):
+        with evaluate(classifier, Question(data=table, restrict=restrict)) as found:
+            report._write_predictions(found, 0.99, tmp_path / "p.parquet")
+        rows = parquet.read_table(tmp_path / "p.parquet").to_pylist()
+        assert [row["targets"] for row in rows] == [["red", "other"], ["red"], []]
+        assert [row["target"] for row in rows] == ["other", "red", None]
+        # The threshold is for the probabilities of all classes.
+        assert [row["rejected"] for row in rows] == [None if restrict else True] * 3
+
+
+def test_bars_and_table_are_those_of_the_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = testing.write_tiny_model(tmp_path / "t.safetensors", class_names=NAMES)
+    data = testing.write_pictures(tmp_path / "d", classes=("0", "1", "2"), per_class=4)
+    for path in (data / "1").iterdir():
+        path.write_bytes(b"no picture")
+    drawn: dict[str, tuple[Any, ...]] = {}
+    for name in ("draw_reliability", "draw_classes"):
+        monkeypatch.setattr(
+            plots, name, lambda *given, name=name: drawn.update({name: given})
+        )  # fmt: skip
+    with resnext.Classifier(model, precision="fp32", threads=1) as classifier:
+        with evaluate(classifier, Question(data=data)) as found:
+            report.write(classifier, found, tmp_path / "out")
+    figures = found.figures["calibration"]
+    before, after, temperatures, _ = drawn["draw_reliability"]
+    assert before.expected_error == figures["ece"]
+    assert after.expected_error == figures["ece_suggested"]
+    assert temperatures == (1.0, figures["suggested_temperature"])
+    assert drawn["draw_classes"][0] == ["red", DOLLAR]
+    text = "".join(Page(tmp_path / "out" / report.REPORT).text)
+    assert f"No pictures: {HOSTILE}." in text
+    assert f"none of {HOSTILE}" in text
+
+
+def test_a_model_of_several_labels_has_a_page_of_its_own(tmp_path: Path) -> None:
+    model = testing.write_tiny_model(tmp_path / "t.safetensors", class_names=NAMES)
+    document, tensors = modelfile.read(model)
+    trained = {"dataset": {"multi_label": True}, "config": {"loss": {"kind": "bce"}}}
+    modelfile.write(model, replace(document, provenance=trained), tensors)
+    data = testing.write_pictures(tmp_path / "d", classes=("red",), per_class=3)
+    table = tmp_path / "t.csv"
+    lines = [f"{path},{label}" for path, label in zip(
+        sorted((data / "red").iterdir()), ("red|other", "other", ""), strict=True)]  # fmt: skip
+    table.write_text("\n".join(["path,label", *lines]))
+    with resnext.Classifier(model, precision="fp32", threads=1) as classifier:
+        with evaluate(classifier, Question(data=table)) as found:
+            report.write(classifier, found, tmp_path / "out")
+    expected = {report.REPORT, report.METRICS, report.PREDICTIONS, report.CLASSES}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == expected
+    text = "".join(Page(tmp_path / "out" / report.REPORT).text)
+    assert "mean average precision" in text
+    assert "the model answers yes or no of each class" in text
+    assert "Label sets" not in text
+    rows = parquet.read_table(tmp_path / "out" / report.PREDICTIONS).to_pylist()
+    assert [row["rejected"] for row in rows] == [None] * 3
+
+
 def test_the_figures_are_there_for_machines(written: Path) -> None:
     figures = json.loads((written / report.METRICS).read_text())
     assert figures["schema_version"] == 1
     assert figures["data"]["matched"] == {"number": 4}
+    assert sum(figures["confusion"]["pictures"]) == figures["top1"]["pictures"]
+    assert sum(figures["calibration"]["bins"]["pictures"]) == figures["top1"]["pictures"]
+    assert figures["selective"]["curve"]["coverage"][-1] == 1
     assert dict(wording.describe(figures))["matched"] == "4 by number"
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 import resnext
 from resnext import modelfile, testing
 from resnext.errors import ConfigError, DatasetError, ModelNotFoundError, OutOfMemoryError
+from resnext.evaluation.multilabel import is_multi_label
 from resnext.training import data as datasets
 from resnext.training import records
 
@@ -215,6 +216,7 @@ def test_several_labels_are_learned(tmp_path: Path) -> None:
     )
     outcome = full.run(data, runs.config("loss.kind=bce", "schedule.epochs=1"), tmp_path)
     assert math.isfinite(outcome.metrics["val_loss"])
+    assert is_multi_label(modelfile.read(outcome.model)[0])
 
 
 def test_a_deterministic_run_repeats_bit_by_bit(tmp_path: Path) -> None:

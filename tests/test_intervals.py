@@ -56,6 +56,12 @@ def test_the_interval_of_a_mean_holds_it_as_often_as_promised() -> None:
     assert (three.low, three.high) == pytest.approx((2 - 1.959964 / 3**0.5, 2 + 1.959964 / 3**0.5))
 
 
+def known(found: dict[str, Interval | None]) -> dict[str, Interval]:
+    """Return intervals none of which may be missing."""
+    assert None not in found.values()
+    return {name: one for name, one in found.items() if one is not None}
+
+
 def model(num_classes: int, *, seed: int) -> npt.NDArray[np.float64]:
     """Draw the chances (K, K) of answers of each class."""
     rng = np.random.default_rng(seed)
@@ -91,8 +97,11 @@ def test_intervals_of_averages_hold_them_as_often_as_promised(
     rng = np.random.default_rng(0)
     hits = dict.fromkeys(expected, 0)
     for seed in range(trials):
-        found = intervals.class_averages(
-            answers_of(chances, each, rng), targets, num_classes=num_classes, draws=100, seed=seed
+        answers = answers_of(chances, each, rng)
+        found = known(
+            intervals.class_averages(
+                answers, targets, num_classes=num_classes, draws=100, seed=seed
+            )
         )
         for name, interval in found.items():
             hits[name] += interval.low <= expected[name] <= interval.high
@@ -102,16 +111,17 @@ def test_intervals_of_averages_hold_them_as_often_as_promised(
         assert 0.95 - missing - slack <= count / trials <= 0.95 + slack, name
 
 
-def test_differences_of_a_model_to_itself_are_zero_and_to_a_better_one_are_not() -> None:
+def test_differences_to_a_better_model_are_above_zero() -> None:
     chances = model(5, seed=1)
     rng = np.random.default_rng(0)
     targets = np.repeat(np.arange(5), 200)
     worse = answers_of(chances, 200, rng)
     better = np.where(rng.random(1000) < 0.3, targets, worse)
-    same = intervals.class_average_differences(worse, worse, targets, num_classes=5, draws=100)
-    assert all(one.low == one.high == 0 for one in same.values())
-    found = intervals.class_average_differences(worse, better, targets, num_classes=5, draws=200)
-    back = intervals.class_average_differences(better, worse, targets, num_classes=5, draws=200)
+    both = (targets, targets)
+    found, back = (
+        known(intervals.class_average_differences(pair, both, num_classes=5, draws=200))
+        for pair in ((worse, better), (better, worse))
+    )
     for name, interval in found.items():
         seen = [
             getattr(metrics.averages(metrics.class_counts(one, targets, num_classes=5)), name)
@@ -120,7 +130,7 @@ def test_differences_of_a_model_to_itself_are_zero_and_to_a_better_one_are_not()
         assert 0 < interval.low < seen[1] - seen[0] < interval.high < 0.2, name
         assert back[name].high < 0
         # The same pictures tell more than two samples: it is narrower than the sum of both.
-    alone = intervals.class_averages(worse, targets, num_classes=5, draws=200)["macro_f1"]
+    alone = known(intervals.class_averages(worse, targets, num_classes=5, draws=200))["macro_f1"]
     paired = found["macro_f1"]
     assert paired.high - paired.low < alone.high - alone.low
 
@@ -130,7 +140,7 @@ def test_the_draws_are_those_of_the_seed_and_keep_the_size_of_each_class() -> No
     targets = np.r_[np.repeat(np.arange(4), 30), -1]
     answers = np.r_[answers_of(chances, 30, np.random.default_rng(0)), 0]
     first, again, other = (
-        intervals.class_averages(answers, targets, num_classes=4, draws=100, seed=seed)
+        known(intervals.class_averages(answers, targets, num_classes=4, draws=100, seed=seed))
         for seed in (0, 0, 1)
     )
     assert first == again != other
@@ -145,8 +155,56 @@ def test_only_the_chosen_classes_are_averaged() -> None:
     targets = np.array([0] * 20 + [1] * 20)
     answers = np.array([0] * 20 + [1, 0] * 10)
     found = intervals.class_averages(answers, targets, num_classes=3, labels=[0], draws=100)
-    assert found["macro_recall"] == Interval(low=1.0, high=1.0)
-    assert found["macro_precision"].low < 20 / 30 < found["macro_precision"].high < 1
+    assert found["macro_recall"] is None  # all right in every draw: how sure that is, none says
+    precision = found["macro_precision"]
+    assert precision is not None
+    assert precision.low < 20 / 30 < precision.high < 1
+
+
+def test_a_class_of_one_picture_tells_nothing_of_its_spread() -> None:
+    targets = np.arange(100)
+    answers = np.where(targets < 60, targets, 0)
+    found = intervals.class_averages(answers, targets, num_classes=100, draws=100)
+    assert set(found.values()) == {None}
+    # One such class among others is as unknown as it was.
+    targets, answers = np.r_[0, [1] * 50], np.r_[0, [1] * 40, [0] * 10]
+    assert set(intervals.class_averages(answers, targets, num_classes=2, draws=100).values()) == {
+        None
+    }
+    pair, both = (answers, targets), (targets, targets)
+    found = intervals.class_average_differences(pair, both, num_classes=2, draws=100)
+    assert set(found.values()) == {None}
+
+
+def test_what_no_draw_changes_has_no_interval_instead_of_one_without_width() -> None:
+    targets = np.repeat(np.arange(5), 2)
+    found = intervals.class_averages(targets, targets, num_classes=5, draws=100)
+    assert set(found.values()) == {None}
+    answers = answers_of(model(5, seed=1), 200, np.random.default_rng(0))
+    targets = np.repeat(np.arange(5), 200)
+    same = intervals.class_average_differences(
+        (answers, answers), (targets, targets), num_classes=5, draws=100
+    )
+    assert set(same.values()) == {None}
+
+
+def test_models_may_have_targets_of_their_own() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 4, 400), rng.integers(0, 4, 400)
+    own = np.where(rng.random(400) < 0.9, first, second)
+    answers = (np.where(rng.random(400) < 0.5, first, 0), np.where(rng.random(400) < 0.8, own, 1))
+    found = known(
+        intervals.class_average_differences(answers, (first, own), num_classes=4, draws=200)
+    )
+    values = [
+        metrics.averages(metrics.class_counts(one, targets, num_classes=4)).macro_recall
+        for one, targets in zip(answers, (first, own), strict=True)
+    ]
+    assert found["macro_recall"].low < values[1] - values[0] < found["macro_recall"].high
+    assert found["macro_recall"].high - found["macro_recall"].low < 0.3
+    hidden = np.where(np.arange(400) < 7, -1, own)
+    with pytest.raises(ConfigError, match="targets of A and of B"):
+        intervals.class_average_differences(answers, (first, hidden), num_classes=4)
 
 
 def test_the_bootstrap_of_a_mean_is_the_normal_interval() -> None:
@@ -157,6 +215,7 @@ def test_the_bootstrap_of_a_mean_is_the_normal_interval() -> None:
         np.zeros(300, np.int64),
         draws=4000,
     )["mean"]
+    assert found is not None
     expected = intervals.mean(values)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.01)
 

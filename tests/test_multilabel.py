@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 from sklearn import metrics as theirs
 
+from resnext import modelfile, testing
 from resnext.errors import ConfigError
 from resnext.evaluation import multilabel
 
@@ -67,6 +71,46 @@ def test_many_columns_and_another_threshold() -> None:
     np.testing.assert_array_equal(found.average_precision[some], alone.average_precision)
     np.testing.assert_array_equal(found.counts.right[some], alone.counts.right)
     compare(logits[:, some], targets[:, some], threshold=0.7)
+
+
+def test_averages_are_of_the_chosen_classes_and_micro_is_of_all() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(50, 4)).astype(np.float32)
+    targets = logits + rng.normal(size=logits.shape) > 0.5
+    targets[:, 2] = False
+    some, every = [0, 1, 3], multilabel.score(logits, targets)
+    found = multilabel.score(logits, targets, labels=some)
+    alone = multilabel.score(logits[:, some], targets[:, some])
+    assert found.mean_average_precision == pytest.approx(alone.mean_average_precision)
+    assert found.macro_f1 == pytest.approx(alone.macro_f1) != every.macro_f1
+    assert found.micro_f1 == every.micro_f1 != alone.micro_f1
+
+
+def test_probabilities_are_sigmoids_however_large_logits_are() -> None:
+    logits = np.float32([[0, 2, -2], [1e4, -1e4, 3e38]])
+    found = multilabel.probabilities(logits)
+    assert found[0] == pytest.approx([0.5, 1 / (1 + np.exp(-2)), 1 / (1 + np.exp(2))])
+    assert found[1].tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("provenance", "expected"),
+    [
+        ({"dataset": {"multi_label": True}, "config": {"loss": {"kind": "bce"}}}, True),
+        # Some recipes learn one label a picture by "bce".
+        ({"dataset": {"multi_label": False}, "config": {"loss": {"kind": "bce"}}}, False),
+        ({"dataset": {"multi_label": True}}, False),
+        ({"dataset": [], "config": {"loss": "bce"}}, False),
+        ({"dataset": {"multi_label": True}, "config": {"loss": "bce"}}, False),
+        ({}, False),
+    ],
+)
+def test_the_file_says_how_a_model_was_trained(
+    provenance: dict[str, Any], expected: bool, tmp_path: Path
+) -> None:
+    path = testing.write_tiny_model(tmp_path / "tiny.safetensors")
+    document = replace(modelfile.read(path)[0], provenance=provenance)
+    assert multilabel.is_multi_label(document) is expected
 
 
 def test_half_is_no() -> None:

@@ -32,6 +32,16 @@ def test_rows_come_back_with_their_gaps() -> None:
     assert [tuple(row.values()) for row in pq.read_table(buffer).to_pylist()] == rows
 
 
+def test_lists_come_back_with_their_gaps() -> None:
+    buffer = io.BytesIO()
+    writer = RowWriter(buffer, {"names": "string[]"})
+    rows = [["a", "b"], [], None]
+    for row in rows:
+        writer.add((row,))
+    writer.close()
+    assert pq.read_table(buffer)["names"].to_pylist() == rows
+
+
 def test_memory_is_bounded_by_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "ROWS_PER_GROUP", 4)
     with open(tmp_path / "a.parquet", "wb") as file:

@@ -72,8 +72,6 @@ def evaluate(
         report.check_extras()
     elif index is not None:
         raise ConfigError("--index is for the report", hint="name its folder with -o")
-    if calibrate is not None:
-        evaluation.check_target(calibrate, force=force)
     with progress.download_bar() as downloaded:
         classifier = resnext.Classifier(
             model, engine=engine, precision=precision, threads=threads, offline=offline or None,
@@ -84,6 +82,8 @@ def evaluate(
         known.check(classifier)
     asked = evaluation.Question(map=map_, **question)
     notes: list[str] = []
+    if calibrate is not None:
+        evaluation.check_calibrates(classifier, calibrate, restrict=asked.restrict, force=force)
     with classifier, progress.count_bar() as counted:
         with evaluation.evaluate(
             classifier, asked, output=output, force=force, progress=counted

@@ -19,10 +19,11 @@ from typing import Any
 
 from resnext import arch
 from resnext.deploy import roofline
-from resnext.deploy.certificate import machine, software
+from resnext.deploy.certificate import software
 from resnext.deploy.contender import OWN, PRECISIONS, RIVALS
 from resnext.engines import tuning
 from resnext.errors import ConfigError, EngineError, closest
+from resnext.provenance import machine
 from resnext.weights import LocalModel
 
 HEADER = (

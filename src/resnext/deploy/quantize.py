@@ -23,7 +23,7 @@ from resnext.classifier import Classifier
 from resnext.engines import graph, select
 from resnext.engines.openvino import read_graph
 from resnext.errors import ConfigError, DatasetError, ImageError, ParityError, listed
-from resnext.evaluation.evaluate import Question, check_target, evaluate
+from resnext.evaluation.evaluate import Question, evaluate
 from resnext.modelfile import Tensors
 from resnext.provenance import versions
 from resnext.quantization import Quantization
@@ -140,7 +140,7 @@ def quantize(
     """
     if not 0 <= least_agreement <= 1:
         raise ConfigError(f"least_agreement is {least_agreement}; expected 0 to 1")
-    check_target(path, force=force)
+    modelfile.check_output(path, force=force)
     seen, others, problems = _open(pictures, local)
     tensors = weights.read_tensors(local)
     ranges = find_ranges(local, tensors, seen)

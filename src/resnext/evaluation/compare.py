@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 
 from resnext.classifier import Classifier
-from resnext.errors import ConfigError
-from resnext.evaluation import intervals, paired, run, summary
-from resnext.evaluation.arrays import UNLABELED, Booleans, Integers
+from resnext.errors import ConfigError, DatasetError
+from resnext.evaluation import intervals, metrics, paired, run, summary
+from resnext.evaluation.arrays import UNLABELED, Integers
 from resnext.evaluation.evaluate import JOURNAL, SCHEMA_VERSION, Question, open_question
-from resnext.evaluation.intervals import Interval
 from resnext.evaluation.journal import Journal, hold
 from resnext.evaluation.judge import Judged, check_readable, judge
 from resnext.evaluation.matching import Matching
 from resnext.evaluation.metrics import top_k
+from resnext.evaluation.multilabel import is_multi_label
 from resnext.evaluation.paired import Comparison
 from resnext.evaluation.truth import Truth
 from resnext.training.scan import Problem
@@ -34,6 +34,7 @@ from resnext.training.scan import Problem
 ROUND = 64  # pictures of a turn, about
 
 Figures = dict[str, Any]
+_Classes = dict[tuple[int, int], list[str]]  # the data's names by the index of A and of B
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -57,6 +58,23 @@ class _Turn:
 
     pictures: int
     seconds: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Common:
+    """Answers of both models in the same numbers: those of the data's classes.
+
+    Args:
+        classes: The model's index of each class, of A and of B.
+        folders: The data's names of each; a map may join several.
+        answers: (N,) of A and of B; what is no class of the data has the next number.
+        targets: (N,) of A and of B.
+    """
+
+    classes: list[tuple[int, int]]
+    folders: list[str]
+    answers: tuple[Integers, Integers]
+    targets: tuple[Integers, Integers]
 
 
 @contextlib.contextmanager
@@ -90,6 +108,7 @@ def compare(
     models = (first, second)
     truth, matching = open_question(first, question)
     matchings = (matching, open_question(second, question)[1])
+    classes = _join(matchings)
     with contextlib.ExitStack() as stack:
         folder = output
         if folder is None:
@@ -109,12 +128,13 @@ def compare(
                 "layout": truth.layout,
                 "pictures": len(truth.entries),
                 "evaluated": int(judged[0].labeled.sum()),
-                "classes": len(truth.classes),
+                "classes": len(judged[0].data_classes),
+                "without_pictures": list(judged[0].without_pictures),
                 "unreadable": {truth.entries[n].name: reason for n, reason in bad.items()},
-                "notes": list(truth.notes),
+                "notes": [*truth.notes, *_notes(judged)],
             },
             "answers": "classes of the data" if question.restrict else "all classes",
-            **_differences(judged, truth, matchings),
+            **_differences(judged, classes),
             "speed": _speed(turns),
         }
         problems = tuple(Problem(truth.entries[n].name, reason) for n, reason in bad.items())
@@ -158,8 +178,9 @@ def _work(
             matching,
             model.document.labels,
             restrict=question.restrict,
+            multi_label=is_multi_label(model.document),
             temperature=model.document.temperature,
-            scratch=folder / "chosen.bin",
+            scratch=folder,
         )
         for rows, matching, model, folder in zip(logits, matchings, models, folders, strict=True)
     ]
@@ -200,71 +221,101 @@ def _describe(model: Classifier, judged: Judged) -> Figures:
     }
 
 
-def _differences(
-    judged: tuple[Judged, Judged], truth: Truth, matchings: tuple[Matching, Matching]
-) -> Figures:
-    names = [
-        name for name in truth.classes if all(one.index[name] is not None for one in matchings)
+def _notes(judged: tuple[Judged, Judged]) -> list[str]:
+    if not any(one.multi_label for one in judged):
+        return []
+    return [
+        "a model answers yes or no of each class: its best answers are compared, and averages of"
+        " classes are left out, which `resnext evaluate` has"
     ]
-    targets = _targets(judged[0], names)
-    answers = [
-        _answers(one, matching, names) for one, matching in zip(judged, matchings, strict=True)
-    ]
+
+
+def _differences(judged: tuple[Judged, Judged], classes: _Classes) -> Figures:
+    common = _number(judged, classes)
     known = judged[0].labeled
     figures: Figures = {}
     for k in (1, 5):
         right = [(one.ranks < k)[known] for one in judged]
         figures[f"top{k}"] = _difference(paired.compare(right[0], right[1]))
-    # One class more for all answers that are no class of the data.
-    spread = intervals.class_average_differences(
-        answers[0],
-        answers[1],
-        targets,
-        num_classes=len(names) + 1,
-        labels=list(range(len(names))),
-    )
-    figures["averages"] = {name: _ends(one) for name, one in spread.items()}
-    figures["same_answer"] = _same_answers(judged, answers, len(names))
-    figures["classes"] = _classes(judged, targets, names)
+    several = any(one.multi_label for one in judged)
+    figures["averages"] = {} if several else _averages(common)
+    figures["same_answer"] = _same_answers(judged, common)
+    figures["classes"] = _classes(judged, common)
     return figures
 
 
-def _targets(judged: Judged, names: Sequence[str]) -> Integers:
-    """Number the first class of each picture by its place in the data."""
-    place = {name: number for number, name in enumerate(names)}
-    return np.array(
-        [
-            next((place[name] for name in entry.classes if name in place), UNLABELED)
-            for entry in judged.entries
-        ],
-        np.int64,
+def _join(matchings: tuple[Matching, Matching]) -> _Classes:
+    """Bring together what the data's names are in both models.
+
+    Raises:
+        DatasetError: Names are one class of one model, and several of the other.
+    """
+    found: _Classes = {}
+    for name, first in matchings[0].index.items():
+        second = matchings[1].index[name]
+        if first is not None and second is not None:
+            found.setdefault((first, second), []).append(name)
+    if any(len(set(own)) < len(found) for own in zip(*found, strict=True)):
+        raise DatasetError(
+            "--map joins folders that are one class of one model, and several of the other",
+            hint="join those that are the same in both models, or leave them out",
+        )
+    return found
+
+
+def _number(judged: tuple[Judged, Judged], classes: _Classes) -> _Common:
+    """Number answers and targets by the place of their class among those of the data."""
+    answers, targets = [], []
+    for one, own in zip(judged, zip(*classes, strict=True), strict=True):
+        place = {index: number for number, index in enumerate(own)}
+        every = np.array([place.get(index, len(classes)) for index in one.classes.tolist()])
+        answers.append(every[one.answers])
+        targets.append(np.where(one.labeled, every[one.targets], UNLABELED))
+    return _Common(
+        classes=list(classes),
+        folders=[", ".join(names) for names in classes.values()],
+        answers=(answers[0], answers[1]),
+        targets=(targets[0], targets[1]),
     )
 
 
-def _answers(judged: Judged, matching: Matching, names: Sequence[str]) -> Integers:
-    """Number answers by the data's classes; what is none of them gets the next number."""
-    place = {matching.index[name]: number for number, name in reversed(list(enumerate(names)))}
-    every = np.array([place.get(int(index), len(names)) for index in judged.classes], np.int64)
-    return every[judged.answers]
+def _averages(common: _Common) -> Figures:
+    """Return differences of averages over the classes that have a picture."""
+    # One class more for all answers that are no class of the data.
+    count = len(common.classes) + 1
+    counts = [
+        metrics.class_counts(answers, targets, num_classes=count)
+        for answers, targets in zip(common.answers, common.targets, strict=True)
+    ]
+    labels = np.flatnonzero((counts[0].support > 0) & (counts[1].support > 0)).tolist()
+    if not labels:
+        return {}
+    first, second = (metrics.averages(one, labels=labels) for one in counts)
+    spread = intervals.class_average_differences(
+        common.answers, common.targets, num_classes=count, labels=labels
+    )
+    return {
+        name: {"difference": getattr(second, name) - getattr(first, name), **summary.ends(one)}
+        for name, one in spread.items()
+    }
 
 
-def _same_answers(
-    judged: tuple[Judged, Judged], answers: Sequence[Integers], num_classes: int
-) -> float:
+def _same_answers(judged: tuple[Judged, Judged], common: _Common) -> float:
     """Return the share of pictures with the same answer; what the data lacks goes by name."""
     names = [
         np.array(one.class_names, object)[one.answers] if len(one.answers) else np.empty(0, object)
         for one in judged
     ]
-    foreign = (answers[0] == num_classes) & (answers[1] == num_classes)
-    same = (answers[0] == answers[1]) & (~foreign | (names[0] == names[1]))
+    first, second = common.answers
+    foreign = (first == len(common.classes)) & (second == len(common.classes))
+    same = (first == second) & (~foreign | (names[0] == names[1]))
     return float(same.mean())
 
 
 def _difference(found: Comparison) -> Figures:
     return {
         "difference": found.difference,
-        **_ends(found.interval),
+        **summary.ends(found.interval),
         "p": found.mid_p,
         "p_exact": found.exact,
         "both": found.both,
@@ -274,37 +325,27 @@ def _difference(found: Comparison) -> Figures:
     }
 
 
-def _ends(interval: Interval) -> Figures:
-    return {"low": interval.low, "high": interval.high}
-
-
-def _classes(
-    judged: tuple[Judged, Judged], targets: Integers, names: Sequence[str]
-) -> list[Figures]:
-    right: list[Booleans] = [one.right for one in judged]
-    changes = paired.class_changes(right[0], right[1], targets, num_classes=len(names))
-    found = []
-    for place, name in enumerate(names):
-        own = targets == place
-        found.append(
-            {
-                "class": _display(judged[0], own, name),
-                "folder": name,
-                "pictures": int(changes.support[place]),
-                "a": float(right[0][own].mean()) if own.any() else 0.0,
-                "b": float(right[1][own].mean()) if own.any() else 0.0,
-                "gained": int(changes.gained[place]),
-                "lost": int(changes.lost[place]),
-                "difference": float(changes.difference[place]),
-            }
-        )
-    return found
-
-
-def _display(judged: Judged, own: Booleans, name: str) -> str:
-    """Return what A calls a class."""
-    places = np.flatnonzero(own)
-    return judged.class_names[int(judged.targets[places[0]])] if len(places) else name
+def _classes(judged: tuple[Judged, Judged], common: _Common) -> list[Figures]:
+    """Return a row for each class that has pictures; of several right ones A's choice counts."""
+    first, second = judged
+    changes = paired.class_changes(
+        first.right, second.right, common.targets[0], num_classes=len(common.classes)
+    )
+    names = dict(zip(first.classes.tolist(), first.class_names, strict=True))
+    return [
+        {
+            "class": names[index],
+            "folder": common.folders[place],
+            "pictures": int(changes.support[place]),
+            "a": float(first.right[common.targets[0] == place].mean()),
+            "b": float(second.right[common.targets[0] == place].mean()),
+            "gained": int(changes.gained[place]),
+            "lost": int(changes.lost[place]),
+            "difference": float(changes.difference[place]),
+        }
+        for place, (index, _) in enumerate(common.classes)
+        if changes.support[place]
+    ]
 
 
 def _speed(turns: Sequence[_Turn]) -> Figures:

@@ -13,11 +13,12 @@ from typing import Any
 
 from resnext import modelfile
 from resnext.classifier import Classifier
-from resnext.errors import DatasetError
+from resnext.errors import ConfigError, DatasetError
 from resnext.evaluation import run
 from resnext.evaluation.journal import Journal, hold
 from resnext.evaluation.judge import Judged, check_readable, judge
 from resnext.evaluation.matching import Matching, match, read_map
+from resnext.evaluation.multilabel import is_multi_label
 from resnext.evaluation.summary import summarize
 from resnext.evaluation.truth import Truth, open_truth
 from resnext.training.scan import Problem
@@ -25,8 +26,6 @@ from resnext.weights import read_tensors
 
 JOURNAL = "journal"  # folder in the output, for going on and for other questions
 SCHEMA_VERSION = 1  # of metrics.json
-
-_SCRATCH = "chosen.bin"
 
 PathLike = str | os.PathLike[str]
 
@@ -108,8 +107,9 @@ def evaluate(
             matching,
             document.labels,
             restrict=question.restrict,
+            multi_label=is_multi_label(document),
             temperature=document.temperature,
-            scratch=folder / _SCRATCH,
+            scratch=folder,
         )
         computed = len(truth.entries) - done
         figures = {
@@ -126,8 +126,6 @@ def evaluate(
         }
         problems = tuple(Problem(truth.entries[n].name, reason) for n, reason in bad.items())
         yield Evaluation(figures=figures, judged=judged, problems=problems)
-        # What was chosen from the logits can be chosen again.
-        (folder / _SCRATCH).unlink(missing_ok=True)
 
 
 def open_question(classifier: Classifier, question: Question) -> tuple[Truth, Matching]:
@@ -162,10 +160,11 @@ def describe_data(
         "path": os.fsdecode(question.data),
         "layout": truth.layout,
         "pictures": len(truth.entries),
-        "evaluated": int(judged.labeled.sum()),
+        "evaluated": judged.counted,
         "learned_from": known,
         "unreadable": {truth.entries[n].name: reason for n, reason in bad.items()},
         "classes": len(judged.data_classes),
+        "without_pictures": list(judged.without_pictures),
         "several_labels": judged.several,
         "notes": notes,
     }
@@ -186,10 +185,10 @@ def calibrate(
         What one should know of it, one sentence each.
 
     Raises:
-        ConfigError: The path will not do, or is there.
+        ConfigError: As for `check_calibrates`.
         OutputError: It cannot be written.
     """
-    check_target(path, force=force)
+    check_calibrates(classifier, path, restrict=evaluation.judged.restricted, force=force)
     suggested = evaluation.figures["suggested"]
     document, data = classifier.document, evaluation.figures["data"]
     top1 = evaluation.figures["top1"]
@@ -219,14 +218,32 @@ def calibrate(
     )
 
 
-def check_target(path: Path, *, force: bool) -> None:
-    """Refuse a model file that cannot be written, before the long work.
+def check_calibrates(classifier: Classifier, path: Path, *, restrict: bool, force: bool) -> None:
+    """Refuse what `calibrate` cannot do, before the long work.
+
+    Args:
+        classifier: The model.
+        path: Where the calibrated one is to be.
+        restrict: Whether an answer may only be a class that the data has.
+        force: Replace what is there.
 
     Raises:
-        ConfigError: Its suffix is another, or it is there.
-        OutputError: Its folder is missing or read-only.
+        ConfigError: The path will not do, or is there; answers are restricted; or the model
+            answers yes or no of each class.
     """
     modelfile.check_output(path, force=force)
+    if restrict:
+        raise ConfigError(
+            "restricted answers have other probabilities than the model's in use; expected"
+            " answers of all classes to calibrate it",
+            hint="leave out --restrict or --calibrate",
+        )
+    if is_multi_label(classifier.document):
+        raise ConfigError(
+            f"{classifier.document.name} answers yes or no of each class; a temperature and a"
+            " reject threshold are for models that choose one class",
+            hint="leave out --calibrate",
+        )
 
 
 @contextlib.contextmanager

@@ -22,6 +22,8 @@ from resnext.evaluation.metrics import ClassCounts
 CONFIDENCE = 0.95
 DRAWS = 1000
 
+_ROUNDING = 1e-12  # of figures between -1 and 1
+
 Statistic = Callable[[Integers], Mapping[str, Floats]]
 
 
@@ -105,8 +107,8 @@ def class_averages(
     draws: int = DRAWS,
     seed: int = 0,
     confidence: float = CONFIDENCE,
-) -> dict[str, Interval]:
-    """Compute intervals of all of `metrics.Averages`, by name.
+) -> dict[str, Interval | None]:
+    """Compute intervals of all of `metrics.Averages`, by name; None as for `bootstrap`.
 
     Args:
         answers: (N,) class indices.
@@ -141,28 +143,40 @@ def class_averages(
 
 
 def class_average_differences(
-    answers_a: Integers,
-    answers_b: Integers,
-    targets: Integers,
+    answers: tuple[Integers, Integers],
+    targets: tuple[Integers, Integers],
     *,
     num_classes: int,
     labels: Sequence[int] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
     confidence: float = CONFIDENCE,
-) -> dict[str, Interval]:
+) -> dict[str, Interval | None]:
     """Compute intervals of B's `metrics.Averages` less A's, on the same pictures.
 
-    Arguments as for `class_averages`.
+    Args:
+        answers: (N,) class indices of A, and of B.
+        targets: (N,) class indices, or `UNLABELED`, for A and for B: the same, but where a
+            picture has several right classes, of which each model's own choice counts. The
+            draws are within each class of A's.
+        num_classes: As for `class_averages`, like all others.
+        labels: The same.
+        draws: The same.
+        seed: The same.
+        confidence: The same.
     """
-    targets, first, second = labeled(targets, answers_a, answers_b, num_classes=num_classes)
-    cells, pictures = np.unique(
-        (targets * num_classes + first) * num_classes + second, return_counts=True
-    )
-    rest, second = np.divmod(cells, num_classes)
-    strata, first = np.divmod(rest, num_classes)
-
-    counters = [_counter(strata, answered, num_classes) for answered in (first, second)]
+    columns = [
+        column
+        for own, answered in zip(targets, answers, strict=True)
+        for column in labeled(own, answered, num_classes=num_classes)
+    ]
+    check_pairs(columns[0], columns[2], names="targets of A and of B")
+    cells, pictures = np.unique(np.stack(columns, axis=1), axis=0, return_counts=True)
+    strata, first, own, second = cells.T
+    counters = [
+        _counter(strata, first, num_classes),
+        _counter(own, second, num_classes),
+    ]
 
     def statistic(counts: Integers) -> Mapping[str, Floats]:
         a, b = (metrics.average_arrays(count(counts), labels=labels) for count in counters)
@@ -188,7 +202,7 @@ def bootstrap(
     draws: int = DRAWS,
     seed: int = 0,
     confidence: float = CONFIDENCE,
-) -> dict[str, Interval]:
+) -> dict[str, Interval | None]:
     """Compute intervals by drawing the pictures again, within each stratum.
 
     The interval is that of the percentiles (Efron and Tibshirani, 1993, chapter 13), moved
@@ -196,7 +210,8 @@ def bootstrap(
     is about the same. Few pictures make macro precision look better than it is: of 200 classes
     of 10 pictures each it was inside in 89 of 100 simulated samples, without moving in 36.
 
-    A figure that no draw can change, as where all answers are right, has no width.
+    Draws say nothing of a stratum of one picture, nor of a figure that none of them changes,
+    as where all answers are right: there is no interval then, rather than one without width.
 
     Args:
         statistic: Takes (B, M) numbers of pictures in each cell, and returns (B,) values of
@@ -209,6 +224,9 @@ def bootstrap(
         seed: Of the draws.
         confidence: More than 0 and less than 1.
 
+    Returns:
+        The interval of each name, or None.
+
     Raises:
         ConfigError: Shapes or options do not fit.
     """
@@ -217,10 +235,15 @@ def bootstrap(
         raise ConfigError(f"draws is {draws}; expected at least 100")
     quantile(confidence)
     seen = statistic(pictures[None])
+    if (np.bincount(strata, weights=pictures) == 1).any():
+        return dict.fromkeys(seen)
     parts = [statistic(counts) for counts in _redraw(pictures, strata, draws=draws, seed=seed)]
-    found = {}
+    found: dict[str, Interval | None] = {}
     for name, (value,) in seen.items():
         values = np.concatenate([part[name] for part in parts])
+        if np.ptp(values) < _ROUNDING:
+            found[name] = None
+            continue
         ends = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
         low, high = np.clip(ends - 2 * (values.mean() - value), *bounds)
         found[name] = Interval(low=float(low), high=float(high), confidence=confidence)

@@ -6,8 +6,10 @@ restricted, those of the data. Logits stay on the disk and are gone through in c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,10 @@ from numpy.typing import NDArray
 
 from resnext import predictions
 from resnext.errors import DatasetError
-from resnext.evaluation import metrics
+from resnext.evaluation import metrics, multilabel
 from resnext.evaluation.arrays import UNLABELED, Booleans, Floats, Integers, Logits, chunks
 from resnext.evaluation.matching import Matching, display_names
+from resnext.files import output_error
 from resnext.predictions import Labels
 from resnext.training.listing import Entry, few
 
@@ -34,13 +37,17 @@ class Judged:
         classes: (K,) the model's index of each.
         data_classes: Those, of the K, that the data has.
         logits: (N, K).
+        rights: All right classes of each picture.
         targets: (N,) right class; of several the likeliest, `UNLABELED` without any.
         several: Whether a picture may have several right classes.
+        multi_label: Whether the model answers yes or no of each class: probabilities are
+            then sigmoids.
+        restricted: Whether an answer may only be a class that the data has.
         ranks: (N,) classes before the right one; -1 without any.
         other_ranks: The same with the other choice of classes: restricted, where these are
             not, or all; None where that is the same.
         best: (N, min(K, 5)) answers, best first.
-        shares: Their probabilities, after the temperature.
+        shares: Their probabilities, after the temperature if they are of a softmax.
         target_shares: (N,) probability of the right class; 0 without any.
         temperature: Of the model.
     """
@@ -50,8 +57,11 @@ class Judged:
     classes: Integers
     data_classes: Integers
     logits: Logits
+    rights: Sequence[tuple[int, ...]]
     targets: Integers
     several: bool
+    multi_label: bool
+    restricted: bool
     ranks: Integers
     other_ranks: Integers | None
     best: Integers
@@ -85,6 +95,31 @@ class Judged:
         """(N,) whether a picture has a right class."""
         return self.targets >= 0
 
+    @property
+    def counted(self) -> int:
+        """Number of pictures that count; where answers are yes or no, "none" is one too."""
+        return len(self.entries) if self.multi_label else int(self.labeled.sum())
+
+    @property
+    def right_sets(self) -> Booleans:
+        """(N, K) whether a class is right."""
+        return _sets(self.rights, self.num_classes)
+
+    @property
+    def present(self) -> Integers:
+        """Those of the data's classes that the figures of classes have a picture of."""
+        if self.multi_label:
+            having = np.flatnonzero(self.right_sets.sum(axis=0))
+        else:
+            having = self.targets
+        return np.intersect1d(self.data_classes, having)
+
+    @property
+    def without_pictures(self) -> tuple[str, ...]:
+        """Names of the data's other classes."""
+        places = np.setdiff1d(self.data_classes, self.present)
+        return tuple(self.class_names[place] for place in places)
+
 
 def judge(
     logits: Logits,
@@ -93,6 +128,7 @@ def judge(
     labels: Labels,
     *,
     restrict: bool = False,
+    multi_label: bool = False,
     temperature: float = 1.0,
     scratch: Path,
 ) -> Judged:
@@ -104,11 +140,14 @@ def judge(
         matching: Which class of the model each class of the data is.
         labels: Of the model.
         restrict: Whether an answer may only be a class that the data has.
+        multi_label: Whether the model answers yes or no of each class.
         temperature: Of the model.
-        scratch: File for the logits of restricted classes, and of the pictures that count.
+        scratch: Folder on whose disk the logits of restricted classes, and of the pictures
+            that count, have room; nothing stays there.
 
     Raises:
         DatasetError: No picture has a class.
+        OutputError: The disk is full.
     """
     kept = [n for n, entry in enumerate(entries) if not _left_out(entry, matching)]
     if len(kept) < len(entries):
@@ -129,7 +168,10 @@ def judge(
     elif len(kept) < len(logits):
         logits = _select(logits, kept, chosen, scratch)
     places = _renumber(rights, chosen, len(labels))
-    targets, ranks, best, shares, own = _look(logits, places, temperature)
+    shown = partial(predictions.probabilities, temperature=temperature)
+    targets, ranks, best, shares, own = _look(
+        logits, places, multilabel.probabilities if multi_label else shown
+    )
     names = display_names(labels)
     return Judged(
         entries=entries,
@@ -137,8 +179,11 @@ def judge(
         classes=chosen,
         data_classes=np.searchsorted(chosen, data_classes),
         logits=logits,
+        rights=places,
         targets=targets,
         several=any(len(right) > 1 for right in rights),
+        multi_label=multi_label,
+        restricted=restrict,
         ranks=ranks,
         other_ranks=other_ranks,
         best=best,
@@ -176,6 +221,10 @@ def _targets(rights: Sequence[tuple[int, ...]], num_classes: int) -> NDArray[np.
     """Return (N,) indices or, where a picture has several, (N, K) bool."""
     if all(len(right) <= 1 for right in rights):
         return np.array([right[0] if right else UNLABELED for right in rights], np.int64)
+    return _sets(rights, num_classes)
+
+
+def _sets(rights: Sequence[tuple[int, ...]], num_classes: int) -> Booleans:
     sets = np.zeros((len(rights), num_classes), bool)
     for row, right in zip(sets, rights, strict=True):
         row[list(right)] = True
@@ -198,18 +247,24 @@ def _ranks(
 
 
 def _select(logits: Logits, kept: Sequence[int], chosen: Integers, scratch: Path) -> Logits:
-    """Copy rows and columns to a file, and return it as an array."""
+    """Copy rows and columns to a file without a name, and return it as an array."""
     rows = np.asarray(kept)
     shape = (len(rows), len(chosen))
-    copy = np.memmap(scratch, np.float32, mode="w+", shape=shape)
-    for part in chunks(len(rows), logits.shape[1]):
-        copy[part] = logits[rows[part]][:, chosen]
-    copy.flush()
-    return copy
+    try:
+        with tempfile.TemporaryFile(dir=scratch) as file:
+            # Written, not mapped: where the disk is full, a map ends the process.
+            for part in chunks(len(rows), logits.shape[1]):
+                file.write(np.asarray(logits[rows[part]][:, chosen], np.float32).tobytes())
+            file.flush()
+            return np.memmap(file, np.float32, mode="r", shape=shape)
+    except OSError as error:
+        raise output_error(scratch, error, needed=4 * shape[0] * shape[1]) from error
 
 
 def _look(
-    logits: Logits, rights: Sequence[tuple[int, ...]], temperature: float
+    logits: Logits,
+    rights: Sequence[tuple[int, ...]],
+    probabilities: Callable[[NDArray[np.floating]], Floats],
 ) -> tuple[Integers, Integers, Integers, Floats, Floats]:
     """Return targets, ranks, best answers, their probabilities, and those of the targets."""
     count, num_classes = logits.shape
@@ -226,7 +281,7 @@ def _look(
             wanted = np.where(wanted.any(axis=1), likeliest, UNLABELED)
         targets[part] = wanted
         best[part] = _best(rows, top)
-        all_shares = predictions.probabilities(rows, temperature=temperature)
+        all_shares = probabilities(rows)
         shares[part] = np.take_along_axis(all_shares, best[part], axis=1)
         at_target = np.take_along_axis(all_shares, np.maximum(wanted, 0)[:, None], axis=1)[:, 0]
         own[part] = np.where(wanted >= 0, at_target, 0.0)

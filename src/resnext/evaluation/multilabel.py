@@ -5,6 +5,7 @@ Definitions are scikit-learn's with `zero_division=0`. N pictures, K classes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from resnext.errors import ConfigError
 from resnext.evaluation.arrays import Booleans, Floats, Logits, check_targets, chunks
 from resnext.evaluation.metrics import ClassCounts, share
+from resnext.modelfile import ModelDocument
+
+YES_ABOVE = 0.5  # probability
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -20,9 +24,9 @@ class Scores:
     """Figures of answers that are a yes or no of each class.
 
     Args:
-        mean_average_precision: Mean of `average_precision`.
-        micro_f1: F1 of all yes and no together.
-        macro_f1: Mean F1 of the classes.
+        mean_average_precision: Mean of `average_precision` over the classes to average.
+        micro_f1: F1 of all yes and no together, of all classes.
+        macro_f1: Mean F1 of the classes to average.
         average_precision: (K,).
         counts: Of each class, with what `answered` being above the threshold.
     """
@@ -34,7 +38,31 @@ class Scores:
     counts: ClassCounts
 
 
-def score(logits: Logits, targets: Booleans, *, threshold: float = 0.5) -> Scores:
+def is_multi_label(document: ModelDocument) -> bool:
+    """Tell whether a model was trained to answer yes or no of each class."""
+    dataset, config = (document.provenance.get(key) for key in ("dataset", "config"))
+    if not isinstance(dataset, dict) or not isinstance(config, dict):
+        return False
+    loss = config.get("loss")
+    # "bce" alone will not do: some recipes use it where each picture has one label.
+    return (
+        dataset.get("multi_label") is True and isinstance(loss, dict) and loss.get("kind") == "bce"
+    )
+
+
+def probabilities(logits: Logits) -> Floats:
+    """Return the sigmoid of (N, K) logits, each class by itself."""
+    found: Floats = np.exp(-np.logaddexp(0.0, -logits.astype(np.float64)))
+    return found
+
+
+def score(
+    logits: Logits,
+    targets: Booleans,
+    *,
+    threshold: float = YES_ABOVE,
+    labels: Sequence[int] | None = None,
+) -> Scores:
     """Judge answers that are a yes or no of each class.
 
     Average precision is the sum of (recall gained x precision) over the thresholds, without
@@ -44,6 +72,7 @@ def score(logits: Logits, targets: Booleans, *, threshold: float = 0.5) -> Score
         logits: (N, K); the probability of a class is the sigmoid of its own.
         targets: (N, K).
         threshold: Yes is a probability above it.
+        labels: The classes to average, at least one; by default all.
 
     Raises:
         ConfigError: Shapes do not fit, or the threshold is not between 0 and 1.
@@ -68,10 +97,11 @@ def score(logits: Logits, targets: Booleans, *, threshold: float = 0.5) -> Score
     everything = ClassCounts(
         right=counts.right.sum(), answered=counts.answered.sum(), support=counts.support.sum()
     )
+    averaged = np.arange(num_classes) if labels is None else np.asarray(labels)
     return Scores(
-        mean_average_precision=float(precisions.mean()),
+        mean_average_precision=float(precisions[averaged].mean()),
         micro_f1=float(everything.f1),
-        macro_f1=float(counts.f1.mean()),
+        macro_f1=float(counts.f1[averaged].mean()),
         average_precision=precisions,
         counts=counts,
     )

@@ -71,7 +71,7 @@ def draw_reliability(
 
     Args:
         before: Under the model's temperature.
-        after: Under the suggested one.
+        after: Under the suggested one: each half of the pictures by that of the other half.
         temperatures: Both.
         path: Where to, a PNG.
 
@@ -80,7 +80,8 @@ def draw_reliability(
     """
     figure = Figure(figsize=(11, 4.6), dpi=110, layout="constrained")
     axes = figure.subplots(2, 2, height_ratios=(3, 1), sharex=True)
-    titles = ("as it is", "suggested")
+    titles = ("as it is: temperature {:.3g}, ECE {:.2f} %",
+              "suggested: temperature {:.3g}, cross-fitted ECE {:.2f} %")  # fmt: skip
     for column, (bars, temperature, title) in enumerate(
         zip((before, after), temperatures, titles, strict=True)
     ):
@@ -96,10 +97,7 @@ def draw_reliability(
             bars.confidence[some], bars.accuracy[some], "o", color=_ORANGE, markersize=4,
             label="at their mean confidence",
         )  # fmt: skip
-        top.set_title(
-            f"{title}: temperature {temperature:.3g}, ECE {100 * bars.expected_error:.2f} %",
-            fontsize=10,
-        )
+        top.set_title(title.format(temperature, 100 * bars.expected_error), fontsize=10)
         top.set_ylim(0, 1)
         top.set_xlim(0, 1)
         share = bars.pictures / max(bars.pictures.sum(), 1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from resnext.classifier import Classifier
 from resnext.errors import import_extra
-from resnext.evaluation import evidence, metrics, summary, wording
+from resnext.evaluation import evidence, metrics, trust, wording
 from resnext.evaluation.evaluate import Evaluation
 from resnext.evaluation.evidence import Exhibit
 from resnext.evaluation.judge import Judged
@@ -70,8 +70,9 @@ def _write_predictions(evaluation: Evaluation, threshold: float | None, path: Pa
     parquet = import_extra("resnext.results.parquet", extra="evaluate")
     judged = evaluation.judged
     top = judged.best.shape[1]
-    columns = {"path": "string", "target": "string", "target_index": "int32", "right": "bool",
-               "rank": "int32", "probability": "double", "target_probability": "double",
+    columns = {"path": "string", "target": "string", "target_index": "int32",
+               "targets": "string[]", "right": "bool", "rank": "int32",
+               "probability": "double", "target_probability": "double",
                "rejected": "bool"}  # fmt: skip
     for place in range(1, top + 1):
         columns |= {f"label_{place}": "string", f"index_{place}": "int32",
@@ -89,6 +90,8 @@ def _row(judged: Judged, place: int, threshold: float | None) -> tuple[Any, ...]
     target, confidence = int(judged.targets[place]), float(judged.confidence[place])
     known = target >= 0
     answers: list[Any] = []
+    # What the threshold is for: one class of all.
+    rejects = not (judged.restricted or judged.multi_label)
     for index, share in zip(
         judged.best[place].tolist(), judged.shares[place].tolist(), strict=True
     ):
@@ -97,11 +100,12 @@ def _row(judged: Judged, place: int, threshold: float | None) -> tuple[Any, ...]
         _utf8(judged.entries[place].name),
         _utf8(judged.class_names[target]) if known else None,
         int(judged.classes[target]) if known else None,
+        [_utf8(judged.class_names[right]) for right in judged.rights[place]],
         bool(judged.right[place]) if known else None,
         int(judged.ranks[place]) if known else None,
         confidence,
         float(judged.target_shares[place]) if known else None,
-        threshold is not None and confidence < threshold,
+        threshold is not None and confidence < threshold if rejects else None,
         *answers,
         None,
     )
@@ -114,20 +118,26 @@ def _utf8(name: str) -> str:
 def _draw(evaluation: Evaluation, folder: Path) -> None:
     plots = import_extra("resnext.evaluation.plots", extra="evaluate")
     judged, figures = evaluation.judged, evaluation.figures
+    rows = [row for row in figures["classes"] if row["pictures"]]
+    plots.draw_classes(
+        [row["class"] for row in rows],
+        np.array([row["recall"] for row in rows]),
+        np.array([(row["low"], row["high"]) for row in rows]),
+        folder / CLASSES,
+    )
+    if judged.multi_label:
+        return
     names = [judged.class_names[index] for index in judged.data_classes]
     plots.draw_confusion(_confusion(judged), names, folder / CONFUSION)
-    temperatures = (judged.temperature, figures["calibration"]["suggested_temperature"])
-    before, after = (summary.reliability_of(judged, value) for value in temperatures)
-    plots.draw_reliability(before, after, temperatures, folder / RELIABILITY)
+    found = figures["calibration"]
+    bars = [trust.reliability_of(found[key]) for key in ("bins", "bins_suggested")]
+    temperatures = (judged.temperature, found["suggested_temperature"])
+    plots.draw_reliability(bars[0], bars[1], temperatures, folder / RELIABILITY)
     point = figures["selective"].get("reject_threshold")
     chosen = None
     if point is not None and point["accuracy"] is not None:
         chosen = (point["coverage"], point["accuracy"])
-    plots.draw_coverage(summary.risk_coverage_of(judged), chosen, folder / COVERAGE)
-    rows = figures["classes"]
-    recall = np.array([row["recall"] for row in rows])
-    spread = np.array([(row["low"], row["high"]) for row in rows])
-    plots.draw_classes(names, recall, spread, folder / CLASSES)
+    plots.draw_coverage(trust.risk_coverage_of(judged), chosen, folder / COVERAGE)
 
 
 def _confusion(judged: Judged) -> NDArray[np.int64]:
@@ -151,6 +161,22 @@ def _write_page(evaluation: Evaluation, exhibits: Sequence[Exhibit], folder: Pat
         _tiles(figures),
         pages.notice(_notes(figures)),
         _gallery(evaluation.judged, exhibits),
+        *(_of_each_class if evaluation.judged.multi_label else _of_one_class)(figures, folder),
+        _unreadable(data["unreadable"]),
+        pages.footer(
+            f"model sha256 {model['sha256']}",
+            f"data {data['fingerprint']}; engine {model['engine']} {model['precision']}; input"
+            f" {model['preprocess']['input_size']} px",
+            "Intervals are of 95 %: Wilson's for shares, bootstrap within classes for averages."
+            " These have none where a class has a single picture, where no draw changes them, and"
+            " of answers yes or no of each class.",
+        ),
+    ]
+    pages.write(folder / REPORT, f"{model['name']}: evaluation", parts)
+
+
+def _of_one_class(figures: Figures, folder: Path) -> list[str]:
+    return [
         _figure(folder / CONFUSION, "Confusion", "Classes against answers", _CONFUSION_TEXT),
         _confused(figures),
         _classes(figures, folder),
@@ -158,15 +184,11 @@ def _write_page(evaluation: Evaluation, exhibits: Sequence[Exhibit], folder: Pat
         _calibration(figures, folder),
         _coverage(figures, folder),
         _label_sets(figures),
-        _unreadable(data["unreadable"]),
-        pages.footer(
-            f"model sha256 {model['sha256']}",
-            f"data {data['fingerprint']}; engine {model['engine']} {model['precision']}; input"
-            f" {model['preprocess']['input_size']} px",
-            "Intervals are of 95 %: Wilson's for shares, bootstrap within classes for averages.",
-        ),
     ]
-    pages.write(folder / REPORT, f"{model['name']}: evaluation", parts)
+
+
+def _of_each_class(figures: Figures, folder: Path) -> list[str]:
+    return [_classes(figures, folder), _averages(figures)]
 
 
 def _lead(figures: Figures) -> str:
@@ -184,8 +206,12 @@ def _tiles(figures: Figures) -> str:
         Tile(percent(top5["accuracy"]), f"top-5 ({_range(top5)})"),
         Tile(wording.errors(figures), "error, % (top-1 / top-5)"),
         Tile(percent(figures["averages"]["macro_f1"]["value"]), "macro F1"),
-        Tile(percent(figures["calibration"]["ece"]), "calibration error"),
     ]
+    if "yes_above" in figures:
+        precision = figures["averages"]["mean_average_precision"]["value"]
+        tiles.append(Tile(percent(precision), "mean average precision"))
+    else:
+        tiles.append(Tile(percent(figures["calibration"]["ece"]), "calibration error"))
     if "other_choice" in figures:
         other = figures["other_choice"]["top1"]
         tiles.append(Tile(percent(other["accuracy"]), f"top-1 {wording.other_choice(figures)}"))
@@ -199,10 +225,16 @@ def _range(figure: Figures) -> str:
 def _notes(figures: Figures) -> list[str]:
     data = figures["data"]
     notes = list(data["notes"])
-    if data["several_labels"]:
+    if "yes_above" in figures:
+        notes.append(
+            "the model answers yes or no of each class: a probability is of its class alone, and"
+            " top-1 and top-5 count any right class. Confusion, calibration, reject threshold and"
+            " label sets are for one class a picture, and are left out"
+        )
+    elif data["several_labels"]:
         notes.append(
             "a picture may have several right classes: any of them counts; tables of classes use"
-            " the one that the model finds likeliest"
+            " the one that the model finds likeliest, and so do calibration and label sets"
         )
     if data["unreadable"]:
         notes.append(f"{len(data['unreadable'])} pictures cannot be read and are not counted")
@@ -273,6 +305,8 @@ def _confused(figures: Figures) -> str:
 
 
 def _classes(figures: Figures, folder: Path) -> str:
+    known = [row for row in figures["classes"] if row["pictures"]]
+    extra = {"average precision": "average_precision"} if "yes_above" in figures else {}
     rows = [
         (
             row["class"],
@@ -280,17 +314,20 @@ def _classes(figures: Figures, folder: Path) -> str:
             Cell(f"{percent(row['recall'], 1)} ({_range1(row)})", row["recall"]),
             _share(row["precision"]),
             _share(row["f1"]),
+            *(_share(row[key]) for key in extra.values()),
             row["answered"],
         )
-        for row in sorted(figures["classes"], key=lambda row: (row["recall"], row["class"]))
+        for row in sorted(known, key=lambda row: (row["recall"], row["class"]))
     ]
+    without = figures["data"]["without_pictures"]
     return (
         pages.heading("Classes")
         + pages.paragraph("Worst first; a click on a heading sorts.")
         + pages.figure(folder / CLASSES, "Accuracy of each class")
         + pages.table(
-            ("class", "pictures", "accuracy (recall)", "precision", "F1", "answered"), rows
+            ("class", "pictures", "accuracy (recall)", "precision", "F1", *extra, "answered"), rows
         )
+        + (pages.paragraph(f"No pictures: {', '.join(without)}.") if without else "")
     )
 
 
@@ -307,11 +344,12 @@ def _averages(figures: Figures) -> str:
 
 def _calibration(figures: Figures, folder: Path) -> str:
     found = figures["calibration"]
+    some = "" if found["fitted_to"] == found["pictures"] else f"{found['fitted_to']:,} of "
     sentence = (
         f"Answers are {percent(found['mean_confidence'], 1)} sure on average and"
         f" {percent(figures['top1']['accuracy'], 1)} right. At temperature"
         f" {found['temperature']:.3g} the expected calibration error is {percent(found['ece'])};"
-        f" at {found['suggested_temperature']:.3g}, fitted to these pictures,"
+        f" at {found['suggested_temperature']:.3g}, fitted to {some}these pictures,"
         f" {percent(found['ece_suggested'])} (each half by the temperature of the other)."
         f" Negative log-likelihood {found['nll']:.4f}, Brier score {found['brier']:.4f}."
     )
@@ -324,8 +362,9 @@ def _coverage(figures: Figures, folder: Path) -> str:
     points = [
         (
             percent(point["wanted"], 0),
-            percent(point["coverage"], 1),
             "none reaches it" if point["threshold"] is None else percent(point["threshold"], 1),
+            with_interval(point, 1),
+            percent(point["coverage"], 1),
         )
         for point in figures["selective"]["for_accuracy"]
     ]
@@ -333,8 +372,11 @@ def _coverage(figures: Figures, folder: Path) -> str:
         folder / COVERAGE,
         "Coverage against accuracy",
         "Accuracy of the surest answers",
-        known + "If only the surest answers are given, more of them are right.",
-    ) + pages.table(("right", "of the pictures answered", "threshold"), points, sortable=False)
+        known + "If only the surest answers are given, more of them are right. The thresholds in"
+        " the table were chosen by one half of the pictures, and measured on the other.",
+    ) + pages.table(
+        ("wanted", "threshold", "right", "of the pictures answered"), points, sortable=False
+    )
 
 
 def _label_sets(figures: Figures) -> str:
@@ -350,12 +392,13 @@ def _label_sets(figures: Figures) -> str:
     ]
     if not rows:
         return ""
+    some = figures["conformal"][0]
     return (
         pages.heading("Label sets")
         + pages.paragraph(
             "Sets of classes that have the right one in them as often as promised (conformal"
-            " prediction): all classes at or above a probability, found on one half of the"
-            " pictures and measured on the other."
+            " prediction): all classes at or above a probability, found on"
+            f" {some['calibrated_on']:,} pictures and measured on {some['pictures']:,} others."
         )
         + pages.table(
             ("promised", "measured", "classes in a set", "sets of one class", "probability from"),

@@ -9,22 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from resnext.evaluation import (
-    calibration,
-    conformal,
-    intervals,
-    metrics,
-    selective,
-)
-from resnext.evaluation.arrays import Booleans, Floats, Integers, Logits
+from resnext.evaluation import intervals, metrics, multilabel, trust
 from resnext.evaluation.intervals import Interval
 from resnext.evaluation.judge import Judged
-from resnext.evaluation.metrics import Proportion
-from resnext.modelfile import MIN_TEMPERATURE
+from resnext.evaluation.metrics import ClassCounts, Proportion
 
-MOST_FITTED = 20_000  # pictures that temperature and label sets are fitted to: 80 MB
-ACCURACIES = (0.9, 0.95, 0.99)  # wanted, for coverage against accuracy
-ALPHAS = (0.1, 0.05)  # share of label sets that may lack their class
 MOST_CONFUSED = 30
 
 Figures = dict[str, Any]
@@ -37,16 +26,16 @@ def summarize(judged: Judged, *, reject_threshold: float | None) -> Figures:
         judged: The answers.
         reject_threshold: Of the model.
     """
-    temperature, crossed = _temperatures(judged)
+    if judged.multi_label:
+        return _of_each_class(judged)
+    counts = metrics.class_counts(judged.answers, judged.targets, num_classes=judged.num_classes)
     return {
         **_accuracies(judged),
-        "averages": _averages(judged),
-        "calibration": _calibration(judged, temperature, crossed),
-        "selective": _selective(judged, reject_threshold),
-        "suggested": _suggested(judged, temperature),
-        "conformal": _conformal(judged),
+        "averages": _averages(judged, counts),
+        **trust.describe(judged, reject_threshold=reject_threshold),
         "confused": _confused(judged),
-        "classes": _classes(judged),
+        "confusion": _confusion(judged),
+        "classes": _classes(judged, counts),
     }
 
 
@@ -63,19 +52,6 @@ def proportion(found: Proportion) -> Figures:
     }
 
 
-def reliability_of(judged: Judged, temperature: float) -> calibration.Reliability:
-    """Return the bars of the reliability diagram under a temperature."""
-    known = judged.labeled
-    confidence = calibration.confidences(judged.logits, temperature=temperature)
-    return calibration.reliability(confidence[known], judged.right[known])
-
-
-def risk_coverage_of(judged: Judged) -> selective.RiskCoverage:
-    """Return coverage against accuracy under the model's temperature."""
-    known = judged.labeled
-    return selective.risk_coverage(judged.confidence[known], judged.right[known])
-
-
 def _accuracies(judged: Judged) -> Figures:
     found: Figures = {
         f"top{k}": proportion(metrics.top_k(judged.ranks, k))
@@ -90,150 +66,37 @@ def _accuracies(judged: Judged) -> Figures:
     return found
 
 
-def _averages(judged: Judged) -> Figures:
-    labels = judged.data_classes.tolist()
-    counts = metrics.class_counts(judged.answers, judged.targets, num_classes=judged.num_classes)
+def _averages(judged: Judged, counts: ClassCounts) -> Figures:
+    """Average the classes that have a picture: of the others nothing is known."""
+    labels = judged.present.tolist()
     values = metrics.averages(counts, labels=labels)
     spread = intervals.class_averages(
         judged.answers, judged.targets, num_classes=judged.num_classes, labels=labels
     )
+    return {name: {"value": getattr(values, name), **ends(one)} for name, one in spread.items()}
+
+
+def ends(interval: Interval | None) -> Figures:
+    """Return both ends of an interval, None where there is none."""
+    if interval is None:
+        return {"low": None, "high": None}
+    return {"low": interval.low, "high": interval.high}
+
+
+def _of_each_class(judged: Judged) -> Figures:
+    """Return the figures of a model that answers yes or no of each class."""
+    scores = multilabel.score(judged.logits, judged.right_sets, labels=judged.present.tolist())
+    names = ("mean_average_precision", "micro_f1", "macro_f1")
+    rows = _classes(judged, scores.counts)
+    for row, place in zip(rows, judged.data_classes.tolist(), strict=True):
+        known = row["pictures"] > 0
+        row["average_precision"] = float(scores.average_precision[place]) if known else None
     return {
-        name: {"value": getattr(values, name), "low": spread[name].low, "high": spread[name].high}
-        for name in spread
+        **_accuracies(judged),
+        "yes_above": multilabel.YES_ABOVE,
+        "averages": {name: {"value": getattr(scores, name), **ends(None)} for name in names},
+        "classes": rows,
     }
-
-
-def _sample(judged: Judged) -> Integers:
-    """Return the pictures to fit to: all that have a class or, of very many, some."""
-    places = np.flatnonzero(judged.labeled)
-    if len(places) <= MOST_FITTED:
-        return places
-    chosen = np.random.default_rng(0).choice(places, MOST_FITTED, replace=False)
-    return np.sort(chosen)
-
-
-def _temperatures(judged: Judged) -> tuple[float, Floats]:
-    """Return the temperature of all, and of the other half for each picture of the sample."""
-    places = _sample(judged)
-    targets = judged.targets[places]
-    logits = judged.logits[places]
-    halves = np.random.default_rng(1).permutation(len(places)) % 2
-    crossed = np.ones(len(places))
-    for half in (0, 1):
-        learned = halves != half
-        if learned.any():
-            crossed[halves == half] = _fit(logits[learned], targets[learned])
-    return _fit(logits, targets), crossed
-
-
-def _fit(logits: Logits, targets: Integers) -> float:
-    """Fit a temperature, to what a model file takes: the last bit may be beyond it."""
-    found = calibration.fit_temperature(logits, targets)
-    return min(max(found, MIN_TEMPERATURE), 1 / MIN_TEMPERATURE)
-
-
-def _calibration(judged: Judged, temperature: float, crossed: Floats) -> Figures:
-    places = _sample(judged)
-    logits, right = judged.logits[places], judged.right[places]
-    under = np.zeros(len(places))
-    for value in np.unique(crossed):
-        rows = crossed == value
-        under[rows] = calibration.confidences(logits[rows], temperature=float(value))
-    scores = calibration.proper_scores(
-        logits, judged.targets[places], temperature=judged.temperature
-    )
-    now = calibration.reliability(judged.confidence[places], right)
-    return {
-        "temperature": judged.temperature,
-        "ece": now.expected_error,
-        "mce": now.maximum_error,
-        "nll": float(scores.nll.mean()),
-        "brier": float(scores.brier.mean()),
-        "mean_confidence": float(judged.confidence[places].mean()),
-        "suggested_temperature": temperature,
-        # By a temperature that the other half of the pictures gave: nothing judges itself.
-        "ece_suggested": calibration.reliability(under, right).expected_error,
-        "pictures": len(places),
-    }
-
-
-def _selective(judged: Judged, reject_threshold: float | None) -> Figures:
-    curve = risk_coverage_of(judged)
-    found: Figures = {"aurc": curve.area, "excess_aurc": curve.excess_area, "for_accuracy": []}
-    if reject_threshold is not None:
-        known = judged.labeled
-        found["reject_threshold"] = _operating(
-            judged.confidence[known], judged.right[known], reject_threshold
-        )
-    for wanted in ACCURACIES:
-        point = curve.for_accuracy(wanted)
-        found["for_accuracy"].append(
-            {
-                "wanted": wanted,
-                "threshold": None if point is None else point.threshold,
-                "coverage": 0.0 if point is None else point.coverage,
-                "accuracy": None if point is None else point.accuracy,
-            }
-        )
-    return found
-
-
-def _operating(confidence: Floats, right: Booleans, threshold: float) -> Figures:
-    answered = confidence >= threshold
-    return {
-        "threshold": threshold,
-        "coverage": float(answered.mean()),
-        "accuracy": float(right[answered].mean()) if answered.any() else None,
-    }
-
-
-def _suggested(judged: Judged, temperature: float) -> Figures:
-    """Return what `--calibrate` writes: a temperature, and a threshold under it."""
-    places = _sample(judged)
-    confidence = calibration.confidences(judged.logits[places], temperature=temperature)
-    right = judged.right[places]
-    threshold = selective.choose_threshold(confidence, right)
-    found: Figures = {"temperature": temperature, "reject_threshold": threshold}
-    if threshold is not None:
-        found |= {
-            key: value
-            for key, value in _operating(confidence, right, threshold).items()
-            if key != "threshold"
-        }
-    return found
-
-
-def _conformal(judged: Judged) -> list[Figures]:
-    places = _sample(judged)
-    if len(places) < 2:
-        return []
-    first, second = (places[part] for part in conformal.split(len(places)))
-    found = []
-    for alpha in ALPHAS:
-        fitted = conformal.calibrate(
-            judged.logits[first],
-            judged.targets[first],
-            alpha=alpha,
-            temperature=judged.temperature,
-        )
-        scores = conformal.score_sets(judged.logits[second], judged.targets[second], fitted)
-        sizes = np.array(scores.sizes)
-        interval = intervals.wilson(scores.covered, scores.pictures)
-        found.append(
-            {
-                "wanted": 1 - alpha,
-                "probability": None if np.isinf(fitted.quantile) else 1 - fitted.quantile,
-                "coverage": scores.coverage,
-                "low": interval.low,
-                "high": interval.high,
-                "mean_size": scores.mean_size,
-                "one_class": float(sizes[1] / max(scores.pictures, 1)),
-                "empty": float(sizes[0] / max(scores.pictures, 1)),
-                "calibrated_on": fitted.pictures,
-                "pictures": scores.pictures,
-            }
-        )
-    return found
 
 
 def _confused(judged: Judged) -> list[Figures]:
@@ -251,13 +114,26 @@ def _confused(judged: Judged) -> list[Figures]:
     ]
 
 
-def _classes(judged: Judged) -> list[Figures]:
-    counts = metrics.class_counts(judged.answers, judged.targets, num_classes=judged.num_classes)
-    figures = (counts.precision, counts.recall, counts.f1)
+def _confusion(judged: Judged) -> Figures:
+    """Return how many pictures of each class got each answer, by the model's numbers."""
+    known = judged.labeled
+    cells, pictures = np.unique(
+        judged.targets[known] * judged.num_classes + judged.answers[known], return_counts=True
+    )
+    targets, answers = np.divmod(cells, judged.num_classes)
+    return {
+        "target": judged.classes[targets].tolist(),
+        "answer": judged.classes[answers].tolist(),
+        "pictures": pictures.tolist(),
+    }
+
+
+def _classes(judged: Judged, counts: ClassCounts) -> list[Figures]:
+    """Return a row for each class of the data; of one without pictures nothing is known."""
+    figures = {"precision": counts.precision, "recall": counts.recall, "f1": counts.f1}
     found = []
     for place in judged.data_classes.tolist():
         right, support = int(counts.right[place]), int(counts.support[place])
-        interval: Interval = intervals.wilson(right, support)
         found.append(
             {
                 "class": judged.class_names[place],
@@ -266,11 +142,10 @@ def _classes(judged: Judged) -> list[Figures]:
                 "right": right,
                 "answered": int(counts.answered[place]),
                 **{
-                    name: float(values[place])
-                    for name, values in zip(("precision", "recall", "f1"), figures, strict=True)
+                    name: float(values[place]) if support else None
+                    for name, values in figures.items()
                 },
-                "low": interval.low,
-                "high": interval.high,
+                **ends(intervals.wilson(right, support) if support else None),
             }
         )
     return found

@@ -53,8 +53,10 @@ def write(classifier: Classifier, compared: Compared, folder: Path) -> None:
         pages.footer(
             f"A sha256 {figures['a']['sha256']}",
             f"B sha256 {figures['b']['sha256']}",
-            "Intervals are of 95 %: Tango's for paired differences, Wilson's for shares. p-values"
-            " are McNemar's, mid-p: of a difference this large where there is none.",
+            "Intervals are of 95 %: Tango's for paired differences, Wilson's for shares, bootstrap"
+            " within classes for averages (none where a class has a single picture, or no draw"
+            " changes them). p-values are McNemar's, mid-p: of a difference this large where there"
+            " is none.",
         ),
     ]  # fmt: skip
     pages.write(folder / REPORT, f"{names}: comparison", parts)
@@ -100,11 +102,8 @@ def _models(figures: Figures) -> str:
 def _differences(figures: Figures) -> str:
     rows = [(f"top-{k}", wording.difference(figures[f"top{k}"])) for k in (1, 5)]
     rows += [
-        (
-            name.replace("_", " ").replace("f1", "F1"),
-            f"{100 * ends['low']:+.2f} to {100 * ends['high']:+.2f}",
-        )
-        for name, ends in figures["averages"].items()
+        (name.replace("_", " ").replace("f1", "F1"), wording.difference(found))
+        for name, found in figures["averages"].items()
     ]
     found = figures["top1"]
     counts = [("A right", found["both"], found["only_a"]),

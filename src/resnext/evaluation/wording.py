@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from resnext.training.listing import few
+
 Figures = Mapping[str, Any]
 Lines = list[tuple[str, str]]
+
+SIGNIFICANT = 0.05  # p-values below it
 
 
 def percent(share: float | None, digits: int = 2) -> str:
@@ -15,8 +19,10 @@ def percent(share: float | None, digits: int = 2) -> str:
 
 
 def with_interval(figure: Figures, digits: int = 2) -> str:
-    """Return accuracy or value with the ends of its interval."""
+    """Return accuracy or value with the ends of its interval, if it has one."""
     value = figure["accuracy"] if "accuracy" in figure else figure["value"]
+    if figure["low"] is None:
+        return percent(value, digits)
     low, high = (f"{100 * figure[end]:.{digits}f}" for end in ("low", "high"))
     return f"{percent(value, digits)} ({low} to {high})"
 
@@ -34,7 +40,7 @@ def other_choice(figures: Figures) -> str:
 
 def describe(figures: Figures) -> Lines:
     """Return what the terminal shows: a name and a text for each line."""
-    model, data, averages = figures["model"], figures["data"], figures["averages"]
+    model, data = figures["model"], figures["data"]
     lines = [
         ("model", f"{model['name']} ({model['engine']}, {model['precision']})"),
         ("pictures", pictures(data)),
@@ -50,21 +56,17 @@ def describe(figures: Figures) -> Lines:
             ("", f"{other_choice(figures)}: top-1 {percent(other['top1']['accuracy'])},"
                  f" top-5 {percent(other['top5']['accuracy'])}")
         )  # fmt: skip
-    for kind in ("macro", "weighted"):
-        shown = (
-            f"{name} {percent(averages[f'{kind}_{name}']['value'])}"
-            for name in ("precision", "recall")
-        )
-        f1 = with_interval(averages[f"{kind}_f1"])
-        lines.append((kind, f"{', '.join(shown)}, F1 {f1}"))
-    return lines + _trust(figures) + _where(figures)
+    if "yes_above" in figures:
+        return lines + _of_each_class(figures) + _where(figures)
+    return lines + _averages(figures) + _trust(figures) + _where(figures)
 
 
 def pictures(data: Figures) -> str:
     """Say how many pictures of how many classes there are, and what is missing."""
     text = f"{data['evaluated']:,} of {data['classes']:,} classes"
-    unreadable = len(data["unreadable"])
-    return text + (f"; {unreadable:,} cannot be read" if unreadable else "")
+    unreadable, without = len(data["unreadable"]), data["without_pictures"]
+    text += f"; {unreadable:,} cannot be read" if unreadable else ""
+    return text + (f"; none of {few(without)}" if without else "")
 
 
 def matched(data: Figures) -> str:
@@ -90,10 +92,12 @@ def rejecting(figures: Figures) -> str:
 
 
 def coverage(figures: Figures) -> str:
-    """Say how many pictures can be answered with a wanted accuracy."""
-    return ", ".join(
-        f"{percent(point['wanted'], 0)} right for {percent(point['coverage'], 1)}"
+    """Say how many pictures were answered, and how many of these right, for an accuracy."""
+    return "; ".join(
+        f"for {percent(point['wanted'], 0)}: {percent(point['coverage'], 1)} answered,"
+        f" {percent(point['accuracy'], 1)} of these right"
         for point in figures["selective"]["for_accuracy"]
+        if point["accuracy"] is not None
     )
 
 
@@ -106,18 +110,20 @@ def label_sets(figures: Figures) -> str:
 
 
 def difference(figure: Figures) -> str:
-    """Return a difference in points with its interval and, where tested, the p-value."""
-    low, high = (f"{100 * figure[end]:+.2f}" for end in ("low", "high"))
-    text = f"{100 * figure['difference']:+.2f} ({low} to {high}) points"
+    """Return a difference in points with its interval and p-value, if it has them."""
+    text = f"{100 * figure['difference']:+.2f}"
+    if figure["low"] is not None:
+        text += f" ({100 * figure['low']:+.2f} to {100 * figure['high']:+.2f})"
+    text += " points"
     if "p" not in figure:
         return text
     return f"{text}, p {'< 0.0001' if figure['p'] < 1e-4 else format(figure['p'], '.4f')}"
 
 
 def verdict(figures: Figures) -> str:
-    """Say in one sentence which model is better."""
+    """Say in one sentence which model is better, where interval and test agree on it."""
     found = figures["top1"]
-    if found["low"] > 0 or found["high"] < 0:
+    if found["p"] < SIGNIFICANT and (found["low"] > 0 or found["high"] < 0):
         better, worse = ("B", "A") if found["low"] > 0 else ("A", "B")
         ends = sorted(abs(found[end]) for end in ("low", "high"))
         return (
@@ -174,6 +180,26 @@ def _changes(figures: Figures, sign: int) -> str:
     return ", ".join(f"{row['class']} {100 * row['difference']:+.0f}" for row in rows[:3])
 
 
+def _averages(figures: Figures) -> Lines:
+    found, lines = figures["averages"], []
+    for kind in ("macro", "weighted"):
+        shown = (
+            f"{name} {percent(found[f'{kind}_{name}']['value'])}"
+            for name in ("precision", "recall")
+        )
+        lines.append((kind, f"{', '.join(shown)}, F1 {with_interval(found[f'{kind}_f1'])}"))
+    return lines
+
+
+def _of_each_class(figures: Figures) -> Lines:
+    found = {name: percent(one["value"]) for name, one in figures["averages"].items()}
+    return [
+        ("mAP", found["mean_average_precision"]),
+        ("F1", f"micro {found['micro_f1']}, macro {found['macro_f1']}; yes is above"
+               f" {percent(figures['yes_above'], 0)}"),
+    ]  # fmt: skip
+
+
 def _trust(figures: Figures) -> Lines:
     found = figures["calibration"]
     return [
@@ -191,11 +217,12 @@ def _trust(figures: Figures) -> Lines:
 def _where(figures: Figures) -> Lines:
     confused = [
         f"{pair['class']} taken for {pair['answer']} ({pair['pictures']})"
-        for pair in figures["confused"][:3]
+        for pair in figures.get("confused", [])[:3]
     ]
     known = [one for one in figures["classes"] if one["pictures"]]
-    worst = sorted(known, key=lambda one: (one["recall"], one["class"]))[:3]
-    weak = [f"{one['class']} {percent(one['recall'], 0)}" for one in worst]
+    measure = "average_precision" if "yes_above" in figures else "recall"
+    worst = sorted(known, key=lambda one: (one[measure], one["class"]))[:3]
+    weak = [f"{one['class']} {percent(one[measure], 0)}" for one in worst]
     return [
         ("worst classes", ", ".join(weak)),
         ("confused", ", ".join(confused)),

@@ -20,8 +20,8 @@ class RowWriter:
 
     Args:
         file: Where the bytes go, open for writing.
-        columns: Name to Arrow type name such as `string`; a number n stands for a vector
-            of n float32.
+        columns: Name to Arrow type name such as `string`, or `string[]` for a list of them;
+            a number n stands for a vector of n float32.
     """
 
     def __init__(self, file: BinaryIO, columns: Mapping[str, str | int]) -> None:
@@ -60,6 +60,8 @@ class RowWriter:
 def _type(kind: str | int) -> pa.DataType:
     if isinstance(kind, int):
         return pa.list_(pa.float32(), kind)
+    if kind.endswith("[]"):
+        return pa.list_(pa.type_for_alias(kind[:-2]))
     return pa.type_for_alias(kind)
 
 
