@@ -237,7 +237,10 @@ def test_the_engines_of_this_machine_agree(report: Report) -> None:
     assert report.problems == ()
     by_name = {(one.engine, one.precision): one for one in report.comparisons}
     assert list(by_name) == [
-        (engine, precision) for engine, offered in parity.OFFERED.items() for precision in offered
+        (engine, precision)
+        for engine, offered in parity.OFFERED.items()
+        for precision in offered
+        if precision != "int8"  # for models that were quantized
     ]
     assert by_name["openvino", "fp32"].status == "passed"
     for one in report.comparisons:

@@ -567,12 +567,7 @@ def test_a_calibrated_copy_keeps_its_promise(
         with pytest.raises(ConfigError, match="restricted answers have other probabilities"):
             evaluation.calibrate(classifier, found, path, force=True)
     with pytest.raises(ConfigError, match="--force"):
-        evaluation.check_target(path, force=False)
-    evaluation.check_target(path, force=True)
-    with pytest.raises(ConfigError, match=r"\.safetensors"):
-        evaluation.check_target(tmp_path / "x.pth", force=False)
-    with pytest.raises(OutputError, match="no folder"):
-        evaluation.check_target(tmp_path / "none" / "x.safetensors", force=False)
+        evaluation.check_calibrates(classifier, path, restrict=False, force=False)
 
 
 def test_an_output_that_cannot_be(

@@ -111,25 +111,24 @@ def finetune() -> TrainConfig:
     "starter",
     source="this project",
     dataset=TINY_IMAGENET,
-    measured="not measured yet",
+    measured="51.52 %: the mean of the weights before and after, scripts/make_starter.py",
 )
 def starter() -> TrainConfig:
-    """Train the model that comes with the package, on Tiny ImageNet.
+    """Go on training the model that comes with the package, on Tiny ImageNet.
 
-    The pictures are 64 pixels wide; they are trained on at 80 and tested at 96, because
-    resizing up costs little and gives the early layers more to work on.
+    Its first part, nine epochs at 96 pixels from scratch, knew no change of scale: right on 49.9 %
+    at 96 pixels, 40.5 % at 80. So crops of many scales, at 64 pixels, which two cores train at
+    140 a second: an hour and a quarter in bfloat16. The docs have its curve.
     """
     return TrainConfig(
-        model=ModelConfig(architecture="resnext26_32x4d"),
-        data=DataConfig(train_size=80, test_size=96, test_resize=96),
-        augment=AugmentConfig(
-            policy="trivial", erase=0.1, mixup_alpha=0.2, cutmix_alpha=1.0, crop_area=(0.25, 1.0)
-        ),
+        model=ModelConfig(architecture="resnext26_32x4d", pretrained="starter"),
+        data=DataConfig(train_size=64, test_size=80, test_resize=80, cache=True),
+        augment=AugmentConfig(crop_area=(0.25, 1.0)),
         loss=LossConfig(label_smoothing=0.1),
         optim=OptimConfig(
-            nesterov=True, weight_decay=5e-5, norm_weight_decay=0.0, grad_accum_steps=0
+            lr=0.08, batch_size=128, nesterov=True, weight_decay=1e-4, norm_weight_decay=0.0
         ),
-        schedule=ScheduleConfig(epochs=100, warmup_epochs=5),
+        schedule=ScheduleConfig(epochs=6, warmup_epochs=0.2),
         ema=EMAConfig(decay=0.999),
     )
 
