@@ -1,7 +1,7 @@
 """One look at each picture: bytes, header, fingerprint, features.
 
 Every file is read once and decoded once, in threads, while the engine computes; what is
-ahead is bounded. A picture leaves 700 bytes here, and its features in the store.
+ahead is bounded. A picture leaves 560 bytes here beside its names, and features in the store.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from resnext.errors import ImageError
 from resnext.training.features import FeatureStore, identify_picture, open_store
 from resnext.weights import read_tensors
 
-# Pictures of a run that are computed without looking for their features: a second or two of
-# work, and as long as it may take to open the store.
+# Pictures of a run that are computed without looking for their features: a second of work,
+# and as long as it takes to open a store that is full (250,000 pictures: 1.3 s).
 FEW = 256
 
 Item = TypeVar("Item")

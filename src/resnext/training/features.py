@@ -103,7 +103,7 @@ class Extraction:
 class FeatureStore:
     """The features of one network on this disk.
 
-    Rows stay in their files, which are mapped: memory holds the keys, 200 bytes each, and what
+    Rows stay in their files, which are mapped: memory holds the keys, 150 bytes each, and what
     is not written yet. A file that is damaged is removed, and its pictures are computed again;
     a folder that cannot be written costs a warning, and the memory for the rows. Processes may
     share the folder.
