@@ -103,3 +103,8 @@ def test_knn_equals_that_of_scikit_learn() -> None:
     products, positions = neighbors.nearest(vectors, queries, 20)
     shares = neighbors.vote(labels[positions], products, 5, temperature=0.07)
     np.testing.assert_allclose(shares, reference.predict_proba(queries), atol=1e-4)
+
+
+def test_an_index_without_classes_has_no_vote() -> None:
+    labels, products = np.full((2, 3), -1), np.ones((2, 3), np.float32)
+    assert neighbors.vote(labels, products, 0).shape == (2, 0)

@@ -73,7 +73,7 @@ def vote(
     """
     if not temperature > 0:
         raise ConfigError(f"temperature is {temperature}; expected a number above 0")
-    if not labels.size:
+    if not labels.size or not num_classes:
         return np.zeros((len(labels), num_classes))
     weights = np.exp((similarities - similarities.max(axis=1, keepdims=True)) / temperature)
     weights = np.where(labels >= 0, weights, 0).astype(np.float64)
