@@ -53,12 +53,11 @@ def test_what_does_not_run_says_why(report: benchmark.Report) -> None:
     [row] = [row for row in report.rows if row.engine == "torch"]
     assert row.images_per_s is None
     assert "precision" in row.reason or "not installed" in row.reason
-    [*_, last] = benchmark.table(report)
-    assert last[3:5] == ("-", row.reason)
+    assert {shown[0] for shown in benchmark.table(report)} == {"openvino"}
 
 
 def test_ratios_are_to_the_fastest(report: benchmark.Report) -> None:
-    ratios = [float(row[-1]) for row in benchmark.table(report) if row[3] != "-"]
+    ratios = [float(row[-1]) for row in benchmark.table(report)]
     assert max(ratios) == 1.0
     json.dumps(report.to_json())
 

@@ -17,7 +17,14 @@ from resnext.deploy import golden, parity
 from resnext.deploy.parity import TOLERANCES, Candidate, Comparison, Judge, Report
 from resnext.engines import openvino
 from resnext.engines.base import AbstractEngine, Outputs, Signature
-from resnext.errors import ConfigError, EngineError, ImageError, MissingExtraError, ParityError
+from resnext.errors import (
+    ConfigError,
+    DatasetError,
+    EngineError,
+    ImageError,
+    MissingExtraError,
+    ParityError,
+)
 
 COUNT, CLASSES, FEATURES = 20, 12, 6
 NAMES = tuple(f"picture {index}" for index in range(COUNT))
@@ -338,3 +345,8 @@ def test_the_starter_agrees_everywhere() -> None:
     found.require()
     exact = [one.figures for one in found.comparisons if one.precision == "fp32"]
     assert all(one.logits_relative < 1e-5 for one in exact if one)
+
+
+def test_a_folder_that_is_not_there_is_said_before_the_work() -> None:
+    with pytest.raises(DatasetError, match="there is no such file or folder"):
+        parity.choose("no/where", 5)

@@ -107,4 +107,4 @@ def test_knn_equals_that_of_scikit_learn() -> None:
 
 def test_an_index_without_classes_has_no_vote() -> None:
     labels, products = np.full((2, 3), -1), np.ones((2, 3), np.float32)
-    assert neighbors.vote(labels, products, 0).shape == (2, 0)
+    assert neighbors.vote(labels, products, 0, temperature=0.07).shape == (2, 0)

@@ -58,12 +58,14 @@ def benchmark(
     from resnext import weights
     from resnext.deploy import benchmark as timing
     from resnext.errors import import_extra
-    from resnext.files import atomic
+    from resnext.files import atomic, check_place
     from resnext.results.formats import printable
 
     names = [_words(given) for given in (engines, against, precisions)]
     timing.choose(*names)  # a name that is unknown is said before a download
     sizes = _numbers(batches)
+    for place in filter(None, (output, plot)):
+        check_place(place)
     draw = import_extra("resnext.deploy.plots", extra="evaluate").draw if plot else None
     with progress.download_bar() as downloaded:
         local = weights.locate(model, offline=offline or None, progress=downloaded)
@@ -71,6 +73,14 @@ def benchmark(
     contenders = timing.choose(*names, eight_bits=eight_bits)
     with progress.count_bar() as counted:
         report = timing.benchmark(local, contenders, batch_sizes=sizes, progress=counted, **options)
+    if as_json:
+        text.dump(report.to_json())
+    else:
+        print(text.table(timing.HEADER, timing.table(report), right=timing.HEADER[2:]))
+    for row in report.rows:
+        if row.reason:
+            said = f"note: {row.engine} ({row.precision}) did not run: {row.reason}"
+            print(printable(said), file=sys.stderr)
     if output:
         with atomic(output) as file:
             file.write(json.dumps(report.to_json(), indent=2).encode() + b"\n")
@@ -79,10 +89,6 @@ def benchmark(
     if remember:
         path = timing.remember(local, report)
         print(printable(f"note: kept in {path}"), file=sys.stderr)
-    if as_json:
-        text.dump(report.to_json())
-    else:
-        print(text.table(timing.HEADER, timing.table(report), right=timing.HEADER[2:]))
     return 0
 
 

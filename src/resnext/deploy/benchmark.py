@@ -219,14 +219,13 @@ def remember(local: LocalModel, report: Report) -> Path:
 
 
 def table(report: Report) -> list[tuple[str, ...]]:
-    """Return a row of texts for each row of a report, under `HEADER`."""
+    """Return a row of texts for each row of a report that ran, under `HEADER`."""
     best = report.best
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for row in report.rows:
-        start = (row.engine, row.precision, str(row.batch_size))
         if row.images_per_s is None or best is None or best.images_per_s is None:
-            rows.append((*start, "-", row.reason, *[""] * (len(HEADER) - 5)))
             continue
+        start = (row.engine, row.precision, str(row.batch_size))
         share = "" if row.peak_share is None else f"{100 * row.peak_share:.0f}%"
         rows.append((
             *start,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from resnext.engines import graph, select
 from resnext.engines.base import AbstractEngine
 from resnext.errors import (
     ConfigError,
+    DatasetError,
     EngineError,
     ImageError,
     MissingExtraError,
@@ -203,7 +205,13 @@ def candidates(local: LocalModel) -> list[Candidate]:
 
 
 def choose(inputs: str, limit: int) -> list[images.Source]:
-    """Take at most `limit` pictures of a file, folder or glob, evenly spaced."""
+    """Take at most `limit` pictures of a file, folder or glob, evenly spaced.
+
+    Raises:
+        DatasetError: There is no such file or folder.
+    """
+    if not os.path.exists(inputs) and not set(inputs) & set("*?["):
+        raise DatasetError(f"{inputs}: there is no such file or folder")
     found = list(images.iter_sources([inputs]))
     count = min(limit, len(found))
     return [found[index * len(found) // count] for index in range(count)]

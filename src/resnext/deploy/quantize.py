@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from resnext import images, modelfile, preprocess, weights
 from resnext.classifier import Classifier
+from resnext.deploy import parity
 from resnext.engines import graph, select
 from resnext.engines.openvino import read_graph
 from resnext.errors import ConfigError, DatasetError, ImageError, ParityError, listed
@@ -161,7 +162,7 @@ def quantize(
             f"{local.document.name} loses too much in 8 bits:"
             f" {listed(map(str, tried), most=len(_WAYS))}; expected"
             f" {100 * least_agreement:g} % and at most {most_drop:g} points lost",
-            hint="give --calibrate more pictures of the kind that will come",
+            hint=measure.hint(most_drop),
         )
     way = tried[-1]
     facts = {
@@ -217,6 +218,15 @@ class _Measure:
         found = (0.0, 0) if labelled is None else _top1(local, labelled, "fp32")
         self._top1, self.labelled_count = found
 
+    def hint(self, most_drop: float) -> str:
+        """Say what may help."""
+        if self.labelled_count and 100 / self.labelled_count > most_drop:
+            return (
+                f"one picture of {self.labelled_count} is {100 / self.labelled_count:.2g} points:"
+                " measure on more, or allow more"
+            )
+        return "give --calibrate more pictures of the kind that will come"
+
     def try_way(self, words: str, ranges: Ranges, *, at_least: float) -> _Way:
         """Measure; the labelled pictures only where the others are content."""
         # As if its file had these ranges.
@@ -271,9 +281,7 @@ def _ranges(model: Any, names: Container[str]) -> Iterator[tuple[str, tuple[floa
 
 def _open(pictures: str, local: LocalModel) -> tuple[Pixels, Pixels, tuple[str, ...]]:
     """Prepare pictures: some to find ranges on, others to check them on."""
-    sources = list(images.iter_sources([pictures]))
-    wanted = min(len(sources), FOR_RANGES + FOR_CHECK)
-    chosen = [sources[number * len(sources) // wanted] for number in range(wanted)]
+    chosen = parity.choose(pictures, FOR_RANGES + FOR_CHECK)
     spec = local.document.preprocess
     pixels, problems = [], []
     for source in chosen:
@@ -288,10 +296,11 @@ def _open(pictures: str, local: LocalModel) -> tuple[Pixels, Pixels, tuple[str, 
             f"{pictures}: {len(pixels)} pictures that can be read; expected at least {LEAST},"
             f" better {FOR_RANGES}",
         )
-    # Every so many, so that both parts have something of everything.
-    every = max(len(pixels) // FOR_RANGES, 1)
-    first = np.zeros(len(pixels), bool)
-    first[::every] = True
+    # Evenly, so that both parts have something of everything; of few, two of three.
+    count = len(pixels)
+    seen = min(FOR_RANGES, count - count // 3)
+    first = np.zeros(count, bool)
+    first[np.arange(seen) * count // seen] = True
     batch = np.stack(pixels)
     return batch[first], batch[~first], tuple(problems)
 
