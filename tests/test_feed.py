@@ -135,6 +135,9 @@ def test_pictures_that_do_not_fit_into_memory_are_refused(monkeypatch: Any) -> N
 def test_processes_share_the_cores(monkeypatch: Any) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
     assert feed.choose_workers() == 1, "without a GPU the network needs the cores"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert feed.choose_workers() == 0, "beside two cores a worker is in the way"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert feed.choose_workers() == 12
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
