@@ -282,6 +282,12 @@ def check_output(path: Path, *, force: bool = False) -> None:
         raise ConfigError(f"{path} is there already", hint="--force replaces it")
 
 
+def storage_dtype(tensors: Tensors) -> str:
+    """Return the type that all matrices are stored in, or "float32" where they differ."""
+    kinds = {str(tensor.dtype) for tensor in tensors.values() if tensor.ndim > 1}
+    return kinds.pop() if len(kinds) == 1 else "float32"
+
+
 def check_tensors(architecture: ArchSpec, tensors: Tensors) -> None:
     """Compare keys, shapes and values with what the architecture needs.
 

@@ -104,9 +104,9 @@ def _open_plain(local: weights.LocalModel, name: str) -> Run:
         ort = import_extra("resnext.engines.ort", extra="ort")
         session = ort.open_graph(model)
         return lambda batch: session({"image": batch}, ["logits"])
-    from resnext.engines.openvino import ov
+    from resnext.engines.openvino import open_core, read_graph
 
-    compiled = ov.compile_model(ov.Core().read_model(model), "CPU")
+    compiled = open_core().compile_model(read_graph(model), "CPU")
     return lambda batch: compiled({"image": batch})["logits"]
 
 

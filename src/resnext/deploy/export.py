@@ -23,8 +23,8 @@ from typing import Any, Literal, get_args
 from resnext import interchange, weights
 from resnext.deploy import portable, recheck
 from resnext.engines import graph
-from resnext.errors import ConfigError, OutputError, closest, import_extra
-from resnext.files import output_error, sync_folder
+from resnext.errors import ConfigError, closest, import_extra
+from resnext.files import check_place, output_error, sync_folder
 from resnext.modelfile import Tensors
 from resnext.weights import LocalModel
 
@@ -180,8 +180,7 @@ def _check_options(path: Path, format: Format, input: str, *, force: bool) -> In
             f"input is 'picture', and {format} has no filter that is Pillow's",
             hint=f"-o {path.with_suffix('.onnx')}, or --input prepared",
         )
-    if not path.parent.is_dir():
-        raise OutputError(f"there is no folder {path.parent}", hint=f"mkdir -p '{path.parent}'")
+    check_place(path)
     if os.path.lexists(path) and not force:
         raise ConfigError(f"{path} is there already", hint="--force replaces it")
     return takes

@@ -178,7 +178,7 @@ def quantize(
     }
     quantization = Quantization(ranges=way.ranges, facts=facts)
     document = replace(local.document, name=path.stem, quantization=quantization)
-    modelfile.write(path, document, tensors, dtype=_dtype(tensors))
+    modelfile.write(path, document, tensors, dtype=modelfile.storage_dtype(tensors))
     return Quantized(
         path=path,
         rounded=way.words,
@@ -310,15 +310,10 @@ def _top1(local: LocalModel, labelled: str, precision: str) -> tuple[float, int]
     with tempfile.TemporaryDirectory(prefix="resnext-") as folder:
         path = Path(folder) / "model.safetensors"
         tensors = weights.read_tensors(local)
-        modelfile.write(path, local.document, tensors, dtype=_dtype(tensors))
+        modelfile.write(path, local.document, tensors, dtype=modelfile.storage_dtype(tensors))
         with (
             Classifier(path, precision=precision) as classifier,
             evaluate(classifier, Question(data=labelled)) as found,
         ):
             top1 = found.figures["top1"]
             return 100 * float(top1["accuracy"]), int(found.figures["data"]["evaluated"])
-
-
-def _dtype(tensors: Tensors) -> str:
-    kinds = {str(tensor.dtype) for tensor in tensors.values() if tensor.ndim > 1}
-    return kinds.pop() if len(kinds) == 1 else "float32"

@@ -115,7 +115,7 @@ class OpenVINOEngine(AbstractEngine):
         cache: Path | None = None,
     ) -> None:
         check_eight_bits(precision, source)
-        core = _open_core()
+        core = open_core()
         chosen = _choose_precision(core, precision, cache, eight_bits=source.eight_bits)
         super().__init__(source.signature, precision=chosen, best_batch_size=BEST_BATCH_SIZE)
         settings = {**_SETTINGS, **_PRECISION_SETTINGS[chosen]}
@@ -192,7 +192,7 @@ def read_graph(content: bytes | Path) -> Any:
         EngineError: OpenVINO refuses it.
     """
     try:
-        return _open_core().read_model(content)
+        return open_core().read_model(content)
     except RuntimeError as error:
         raise EngineError(f"OpenVINO refuses the graph: {_brief(error)}") from error
 
@@ -210,7 +210,7 @@ def open_graph(path: Path) -> Callable[[dict[str, Any], list[str]], list[Any]]:
         EngineError: OpenVINO refuses the graph.
     """
     settings = {**_SETTINGS, **_PRECISION_SETTINGS["fp32"]}
-    request = _open_core().compile_model(read_graph(path), _DEVICE, settings).create_infer_request()
+    request = open_core().compile_model(read_graph(path), _DEVICE, settings).create_infer_request()
 
     def run(inputs: dict[str, Any], names: list[str]) -> list[Any]:
         request.infer(inputs)
@@ -219,7 +219,7 @@ def open_graph(path: Path) -> Callable[[dict[str, Any], list[str]], list[Any]]:
     return run
 
 
-def _open_core() -> Any:
+def open_core() -> Any:
     """Return the runtime: one for the whole process, and until its end.
 
     The runtime gives the thread that opens it a stack for signals, large enough for AMX, and

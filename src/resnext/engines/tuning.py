@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from resnext import cores
 from resnext.engines.compiled import make_key
 from resnext.errors import OutputError
 from resnext.files import atomic
-from resnext.provenance import versions
+from resnext.provenance import machine, versions
 from resnext.weights import LocalModel, cache_home
 
 NAME = "tuning.json"
@@ -89,18 +88,11 @@ def _key(local: LocalModel) -> str:
             "weights": local.sha256,
             "architecture": [document.architecture.name, document.architecture.num_classes],
             "input_size": document.preprocess.input_size,
-            "processor": [platform.machine(), _processor(), cores.available()],
+            "processor": [machine()[key] for key in ("architecture", "processor", "flags")],
+            "cores": cores.available(),
             "software": versions("resnext", *_ENGINES),
         }
     )
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith(("model name", "CPU part", "flags")):
-                return line
-    return platform.processor()
 
 
 def _is_sound(choice: Choice) -> bool:

@@ -209,8 +209,7 @@ def calibrate(
         },
     )
     tensors = read_tensors(classifier.local)
-    kinds = {str(tensor.dtype) for tensor in tensors.values() if tensor.ndim > 1}
-    modelfile.write(path, changed, tensors, dtype=kinds.pop() if len(kinds) == 1 else "float32")
+    modelfile.write(path, changed, tensors, dtype=modelfile.storage_dtype(tensors))
     if not data["learned_from"]:
         return ()
     return (
