@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from networks import preprocessing, random_batch, random_tensors, relative_error
 from onnx.reference import ReferenceEvaluator
 
@@ -251,3 +253,43 @@ def test_a_change_of_the_graph_raises_its_version() -> None:
             for weight in model.graph.initializer:
                 structure.update(repr((weight.name, list(weight.dims))).encode())
     assert (GRAPH_VERSION, structure.hexdigest()[:16]) == (2, "d30a825b8c7dbffa")
+
+
+@given(
+    groups=st.integers(1, 12),
+    ins=st.integers(1, 9),
+    outs=st.integers(1, 5),
+    width=st.integers(1, 70),
+)
+def test_joined_groups_compute_the_same(groups: int, ins: int, outs: int, width: int) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-3, 4, (groups * outs, ins, 1, 1))
+    values = rng.integers(-3, 4, (groups * ins,))
+    joined, fewer = graph.join_groups(weight, groups, width=width)
+
+    def apply(weight: Array, groups: int) -> Array:
+        parts = values.reshape(groups, -1)
+        rows = weight.reshape(groups, -1, parts.shape[1])
+        return np.einsum("goi,gi->go", rows, parts).ravel()
+
+    np.testing.assert_array_equal(apply(joined, fewer), apply(weight, groups))
+    assert groups % fewer == 0
+    assert fewer == groups or joined.shape[1] <= width
+
+
+@pytest.mark.parametrize("name", ["resnext50_32x4d", "skresnext50_32x4d"])
+def test_the_whole_network_with_joined_groups_is_the_same(name: str) -> None:
+    spec = arch.parse(name, num_classes=10)
+    tensors, batch = random_tensors(spec, seed=3), random_batch(2, 64, seed=4)
+    plain, joined = (
+        graph.build(spec, preprocessing(64), tensors, group_width=width) for width in (1, 32)
+    )
+    groups = [
+        attribute.i
+        for node in joined.graph.node
+        for attribute in node.attribute
+        if attribute.name == "group"
+    ]
+    assert 1 < max(groups) < 32
+    for found, expected in zip(run(joined, batch), run(plain, batch), strict=True):
+        assert relative_error(found, expected) < 1e-5

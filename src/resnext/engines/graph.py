@@ -58,6 +58,7 @@ def build(
     precision: Precision = "fp32",
     feature_maps: bool = False,
     quantization: Quantization | None = None,
+    group_width: int = 1,
 ) -> onnx.ModelProto:
     """Build the graph of a network with its weights and its normalization.
 
@@ -69,6 +70,8 @@ def build(
             the first convolution is laid out so that rounding does little harm there.
         feature_maps: Let the last feature maps (N, D, h, w) out as well, as "features".
         quantization: For "int8": which values are rounded to 8 bits, and how.
+        group_width: Least number of channels in a group: narrower groups are joined to
+            wider ones with weights of zero between them. The function is the same.
 
     Returns:
         A model in float32 with a dynamic number of pictures; for "int8", values on the way
@@ -79,7 +82,8 @@ def build(
             not finite.
     """
     rounded = quantization if precision == "int8" else None
-    builder = _Builder(tensors, {} if rounded is None else rounded.ranges)
+    ranges = {} if rounded is None else rounded.ranges
+    builder = _Builder(tensors, ranges, group_width=group_width)
     scale, shift = affine(preprocess)
     if scale.shape != (architecture.in_chans,):
         raise ModelFileError(
@@ -199,12 +203,39 @@ def fold(conv: Conv, tensors: Tensors) -> tuple[Array, Array]:
         return weight * scale[:, None, None, None], beta - mean * scale
 
 
+def join_groups(weight: Array, groups: int, *, width: int) -> tuple[Array, int]:
+    """Join the groups of a convolution to wider ones, with zeros between them.
+
+    Args:
+        weight: (out, in per group, height, width).
+        groups: Their number.
+        width: Channels that a group should have; the last step that does not exceed it.
+
+    Returns:
+        The weight and the number of groups of the same function.
+    """
+    outs, ins, *kernel = weight.shape
+    joined = max(
+        (n for n in range(1, groups + 1) if groups % n == 0 and n * ins <= width), default=1
+    )
+    if joined == 1:
+        return weight, groups
+    blocks = weight.reshape(groups // joined, joined, outs // groups, ins, *kernel)
+    wide = np.zeros((groups // joined, joined, outs // groups, joined, ins, *kernel), weight.dtype)
+    for index in range(joined):
+        wide[:, index, :, index] = blocks[:, index]
+    return wide.reshape(outs, joined * ins, *kernel), groups // joined
+
+
 class _Builder:
     """Collects the nodes and weights of one graph; a value is known by its node's name."""
 
-    def __init__(self, tensors: Tensors, ranges: Mapping[str, tuple[float, float]]) -> None:
+    def __init__(
+        self, tensors: Tensors, ranges: Mapping[str, tuple[float, float]], *, group_width: int
+    ) -> None:
         self.tensors = tensors
         self.ranges = ranges
+        self.group_width = group_width
         self.rounded: dict[str, str] = {}
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[TensorProto] = []
@@ -283,6 +314,7 @@ class _Builder:
 
     def _conv(self, conv: Conv, value: str, *, folded: tuple[Array, Array] | None = None) -> str:
         weight, bias = folded or fold(conv, self.tensors)
+        weight, groups = join_groups(weight, conv.groups, width=self.group_width)
         in_eight_bits = value in self.ranges
         add_weight = self._rounded_weight if in_eight_bits else self._weight
         inputs = [self._rounded(value), add_weight(f"{conv.name}.weight", weight)]
@@ -295,7 +327,7 @@ class _Builder:
             strides=[conv.stride] * 2,
             pads=[conv.padding] * 4,
             dilations=[conv.dilation] * 2,
-            group=conv.groups,
+            group=groups,
         )
         return self._node("Relu", f"{conv.name}.relu", [value]) if conv.relu else value
 

@@ -1,0 +1,63 @@
+"""Measurements of this processor: remembered, mended, never in the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from resnext.engines import measured, openvino
+
+
+class Measure:
+    """Counts how often it is asked."""
+
+    def __init__(self, value: float = 1.5) -> None:
+        self.value, self.count = value, 0
+
+    def __call__(self) -> float:
+        self.count += 1
+        return self.value
+
+
+def test_a_measurement_is_made_once_for_each_name_and_key(tmp_path: Path) -> None:
+    measure = Measure()
+    for name, key in (("a", "x"), ("a", "x"), ("a", "y"), ("b", "x"), ("a", "x")):
+        assert measured.remember(tmp_path / "home", name, key, measure) == 1.5
+    assert measure.count == 3
+    record = json.loads((tmp_path / "home" / measured.FILE).read_text())
+    assert record == {"a": {"x": 1.5, "y": 1.5}, "b": {"x": 1.5}}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"a": []}', '{"a": {"x": "fast"}}'])
+def test_a_damaged_record_is_made_again(tmp_path: Path, content: str) -> None:
+    (tmp_path / measured.FILE).write_text(content)
+    measure = Measure()
+    for _ in range(2):
+        assert measured.remember(tmp_path, "a", "x", measure) == 1.5
+    assert measure.count == 1
+
+
+def test_what_was_known_before_is_kept(tmp_path: Path) -> None:
+    (tmp_path / measured.FILE).write_text('{"bf16_speedup": {"other": 0.7}}')
+    measured.remember(tmp_path, "bf16_speedup", "this", Measure())
+    measured.remember(tmp_path, "widening_speedup", "this", Measure(0.9))
+    assert json.loads((tmp_path / measured.FILE).read_text()) == {
+        "bf16_speedup": {"other": 0.7, "this": 1.5},
+        "widening_speedup": {"this": 0.9},
+    }
+
+
+def test_no_folder_and_one_that_cannot_be_written_cost_only_time(tmp_path: Path) -> None:
+    measure = Measure()
+    (tmp_path / "file").write_text("")
+    assert measured.remember(None, "a", "x", measure) == 1.5
+    assert measured.remember(tmp_path / "file", "a", "x", measure) == 1.5
+    assert measure.count == 2
+
+
+def test_the_ratio_is_of_the_first_network_over_the_second() -> None:
+    core = openvino.open_core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    assert 0.2 < measured.bf16_speedup(core, fp32=settings, bf16=settings) < 5
