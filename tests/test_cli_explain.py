@@ -153,18 +153,15 @@ def test_a_file_of_another_kind_or_for_several_pictures_is_refused(
     assert os.listdir(tmp_path) == []
 
 
-def test_a_class_is_found_as_the_name_of_a_folder_is(tmp_path: Path) -> None:
-    names = ["dog", "tabby, tabby cat", "Egyptian cat", "crane", "crane"]
+def test_a_class_that_is_not_there_is_refused_with_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["dog", "tabby, tabby cat", "Egyptian cat"]
     path = testing.write_tiny_model(tmp_path / "m.safetensors", class_names=names)
-    classifier = Classifier(path, engine=testing.ConstantEngine([0.0] * 5))
-    for name in ("tabby, tabby cat", "Tabby", "tabby_cat", "1"):
-        assert explain.find_class(classifier, name) == 1
-    assert explain.find_class(classifier, "egyptian-cat") == 2
-    with pytest.raises(ConfigError, match="by its number: 3, 4"):
-        explain.find_class(classifier, "crane")
-    for name in ("dgo", "", "5", "-1"):
-        with pytest.raises(ConfigError, match="there is no class .* among the 5 of"):
-            explain.find_class(classifier, name)
+    command = ["explain", str(CAT), "-m", str(path), "-o", str(tmp_path / "o.png")]
+    assert app.run([*command, "--class", "cat"]) == 2
+    assert "did you mean 'tabby, tabby cat' or 'Egyptian cat'?" in capsys.readouterr().err
+    assert not (tmp_path / "o.png").exists()
 
 
 # --- embed ------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from resnext import Classifier, testing
+from resnext import Classifier
 from resnext.errors import ConfigError, DatasetError
 from resnext.explore import gather
 from resnext.explore.index import open_index

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from resnext import catalogue
-from resnext.errors import DatasetError
-from resnext.evaluation.matching import display_names, match, read_map
+from resnext.errors import ConfigError, DatasetError
+from resnext.evaluation.matching import display_names, find_class, match, read_map
 from resnext.predictions import Labels
 
 IMAGENET = catalogue.imagenet1k()
@@ -171,3 +171,41 @@ def test_names_that_repeat_are_told_apart() -> None:
     assert len(set(names)) == 1000
     assert names[134] == "crane (n02012849)"
     assert display_names(Labels(("a", "b", "a"))) == ("a (class 0)", "b", "a (class 2)")
+
+
+CATS = Labels(
+    ("dog", "tabby, tabby cat", "Egyptian cat", "crane", "crane", "concatenation", "catamaran"),
+    tuple(f"n{number:08d}" for number in range(7)),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [("tabby, tabby cat", 1), ("Tabby", 1), ("tabby_cat", 1), ("1", 1), ("egyptian-cat", 2),
+     ("n00000004", 4), ("4", 4)],
+)  # fmt: skip
+def test_one_class_is_found_as_the_name_of_a_folder_is(name: str, index: int) -> None:
+    assert find_class(name, CATS) == index
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("cat", "did you mean 'tabby, tabby cat' or 'Egyptian cat'?"),  # whole words first
+        ("cata", "did you mean 'catamaran'?"),
+        ("dgo", "did you mean 'dog'?"),
+        ("", "a class has a name, a number from 0, and may have a synset id"),
+        ("7", "a class has a name, a number from 0, and may have a synset id"),
+        ("-1", "a class has a name, a number from 0, and may have a synset id"),
+    ],
+)
+def test_a_class_that_is_not_there_gets_the_nearest_as_hint(name: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match="there is no class .* among the 7 of") as info:
+        find_class(name, CATS)
+    assert info.value.hint == hint
+
+
+def test_of_classes_that_share_a_name_each_is_told_apart() -> None:
+    with pytest.raises(ConfigError, match=r"2 classes .*\(n00000003, class 3\).*class 4\)") as info:
+        find_class("crane", CATS)
+    assert info.value.hint == "name one by its synset id or its number"

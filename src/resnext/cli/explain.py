@@ -57,6 +57,7 @@ def explain(
     """
     import resnext
     from resnext.errors import ImageError
+    from resnext.evaluation.matching import find_class
     from resnext.explore import explain as explaining
     from resnext.results.formats import printable
     from resnext.sources import iter_sources
@@ -69,7 +70,7 @@ def explain(
         classifier = resnext.Classifier(
             offline=offline or None, progress=downloaded, feature_maps=True, **engine
         )
-    target = None if class_ is None else explaining.find_class(classifier, class_)
+    target = None if class_ is None else find_class(class_, classifier.document.labels)
     answers: list[dict[str, Any]] = []
     rows: list[list[str]] = []
     failed = 0

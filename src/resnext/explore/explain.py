@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,15 +13,7 @@ from PIL import Image
 
 from resnext import images
 from resnext.classifier import Classifier
-from resnext.errors import (
-    ConfigError,
-    DatasetError,
-    ImageError,
-    OutputError,
-    closest,
-    import_extra,
-)
-from resnext.evaluation.matching import match
+from resnext.errors import ConfigError, ImageError, OutputError, import_extra
 from resnext.explore import cam, faithfulness
 from resnext.explore.cam import ActivationMap
 from resnext.explore.faithfulness import Faithfulness
@@ -108,37 +99,6 @@ def explain(
             continue
         worth = _measure(classifier, found) if score else None
         yield Explanation(found=found, method=method, layer=layer, score=worth)
-
-
-def find_class(classifier: Classifier, name: str) -> int:
-    """Return the index of a class that is named as `evaluate` takes the names of folders.
-
-    Args:
-        classifier: The model.
-        name: Its synset id, its name or one of its names, whatever their case and punctuation,
-            or its number.
-
-    Raises:
-        ConfigError: There is no such class; or several have this name.
-    """
-    document = classifier.document
-    names = document.labels.class_names
-    index = None
-    with contextlib.suppress(DatasetError):
-        index = match((name,), document.labels, given={name: name}).index[name]
-    if index is not None:
-        return index
-    same = [number for number, text in enumerate(names) if text == name]
-    if same:
-        raise ConfigError(
-            f"{len(same)} classes are called {name!r}",
-            hint=f"name one by its number: {', '.join(map(str, same))}",
-        )
-    near = closest(name, names)
-    raise ConfigError(
-        f"there is no class {name!r} among the {len(names)} of {document.name}, or not only one",
-        hint=f"did you mean {' or '.join(map(repr, near))}?" if near else "",
-    )
 
 
 def name_outputs(names: Sequence[str], output: Path | None, ending: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""[evaluate] What the plots of all commands share: colors, axes, and how one is saved.
+"""[evaluate] What all plots share: colors, axes, and how one is saved.
 
 matplotlib comes with the extras `evaluate` and `train`.
 """
