@@ -178,7 +178,14 @@ def test_embeddings_as_numpy_are_those_of_the_classifier(
     assert rows.shape == (9, 1024)
     with Classifier(tiny, precision="fp32") as classifier:
         np.testing.assert_allclose(rows, classifier.embed(names), atol=1e-5)
+    capsys.readouterr()
     assert app.run([*arguments, "--ignore-errors"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in shown[:4]] == [
+        ["embeddings", str(out)], ["pictures", "9"], ["values", "1024"], ["left_out", "1"]
+    ]  # fmt: skip
+    assert app.run([*arguments, "--ignore-errors", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["embeddings"] == str(out)
 
 
 def test_embeddings_as_parquet(tiny: str, data: Path, tmp_path: Path) -> None:
@@ -213,8 +220,11 @@ def test_an_index_is_made_and_searched(
     capsys.readouterr()
     query = str(data / "green" / "0001.png")
     search = ["search", query, "--index", str(place), "-k", "3", *common]
+    capsys.readouterr()
     assert app.run([*search, "--html", str(page)]) == 0
-    title, header, first, *_ = capsys.readouterr().out.splitlines()
+    captured = capsys.readouterr()
+    assert captured.err == f"written: {page}\n"
+    title, header, first, *_ = captured.out.splitlines()
     assert title.startswith(query)
     assert "vote: " in title
     assert header.split() == ["similarity", "class", "picture"]

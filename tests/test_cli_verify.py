@@ -75,7 +75,7 @@ def test_table_certificate_and_round_trip(
     path = tmp_path / "tiny.parity.json"
     assert app.run(["verify", tiny, "-o", str(path)]) == 0
     captured = capsys.readouterr()
-    assert captured.err == ""
+    assert captured.err == f"written: {path}\n"
     assert captured.out.splitlines()[-1] == "verdict: passed"
     assert "openvino  fp32" in captured.out
     assert weights.locate(tiny).sha256 in captured.out
@@ -121,7 +121,7 @@ def test_a_broken_engine_exits_4_and_is_named(
     path = tmp_path / "bad.json"
     assert app.run(["verify", tiny, "-o", str(path)]) == 4
     captured = capsys.readouterr()
-    assert captured.err.startswith("error: tiny: engine openvino (fp32): ")
+    assert "error: tiny: engine openvino (fp32): " in captured.err
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert captured.out.splitlines()[-1] == "verdict: failed"

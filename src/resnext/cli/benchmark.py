@@ -18,11 +18,14 @@ from resnext.cli.complete import complete, complete_model
     epilog="Example:  resnext benchmark resnext50_32x4d --against torchvision,timm",
 )
 @click.argument("model", default="starter", shell_complete=complete_model)
-@click.option("--engines", default="", shell_complete=complete("openvino onnxruntime torch"),
+@click.option("--engines", "--engine", "engines", default="",
+              shell_complete=complete("openvino onnxruntime torch"),
               help="Of this package, separated by commas; default: all.")  # fmt: skip
 @click.option("--against", default="", help="Other programs: torchvision, timm, torch-compile,"
               " plain-openvino, plain-onnxruntime.")  # fmt: skip
-@click.option("--precisions", default="", help="fp32, bf16, int8; default: all.")
+@click.option(
+    "--precisions", "--precision", "precisions", default="", help="fp32, bf16, int8; default: all."
+)
 @click.option("--batches", default="1,8", show_default=True, help="Pictures at once.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True,
               help="Turns of each.")  # fmt: skip
@@ -86,6 +89,7 @@ def benchmark(
             file.write(json.dumps(report.to_json(), indent=2).encode() + b"\n")
     if plot and draw:
         draw(report, plot)
+    progress.say_written(output, plot)
     if remember:
         path = timing.remember(local, report)
         print(printable(f"note: kept in {path}"), file=sys.stderr)

@@ -88,4 +88,5 @@ def predict(
                 if output is not None or chosen != "table":  # the table has it already
                     print(printable(f"{result.source}: {result.error}"), file=sys.stderr)
     progress.summarize(pictures.taken, failed, time.perf_counter() - start)
+    progress.say_written(output)
     return INPUT_FAILED if failed and not ignore_errors else 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from resnext.results.formats import printable
 
 FEW = 10
 _MOST_AHEAD = 1_000_000  # sources known ahead of the work: about 200 MB at the most
@@ -182,6 +185,13 @@ def naming_partial(sink: AbstractSink[Row]) -> Iterator[AbstractSink[Row]]:
     finally:
         if sink.partial is not None:
             print(f"stopped early; {sink.partial} has what was done", file=sys.stderr)
+
+
+def say_written(*paths: os.PathLike[str] | None) -> None:
+    """Name on stderr the files that were written beside what is on stdout."""
+    for path in paths:
+        if path is not None:
+            print(f"written: {printable(os.fspath(path))}", file=sys.stderr)
 
 
 def summarize(count: int, failed: int, seconds: float) -> None:

@@ -73,7 +73,7 @@ def search(
     if as_json:
         text.dump([found.to_json() for found in results])
     if html is not None:
-        sheet.write_sheet(html, index, results)
+        progress.say_written(sheet.write_sheet(html, index, results))
     failed = any(found.error is not None for found in results)
     return INPUT_FAILED if failed and not ignore_errors else 0
 

@@ -71,6 +71,7 @@ def verify(
         _show(made)
     if output:  # last: what took minutes is not lost if the disk is full
         certificate.write(output, made)
+        progress.say_written(output)
     for error in report.unreadable:
         print(printable(f"{error.path}: {error.reason}"), file=sys.stderr)
     report.require()
