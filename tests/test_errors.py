@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -90,6 +91,17 @@ def test_import_extra_gives_the_module() -> None:
 
 def test_a_missing_extra_says_what_to_install() -> None:
     with pytest.raises(
-        MissingExtraError, match=r"`no_such_module` is not installed.*\n\nhint: pip install 'resne"
-    ):
+        MissingExtraError, match=r"`no_such_module` is not installed; the extra `parquet` brings it"
+    ) as info:
         errors.import_extra("no_such_module.part", extra="parquet")
+    assert info.value.hint == errors.install_hint("parquet")
+    for command in ("pip install 'resnext[parquet]'", "pip install '.[parquet]'"):
+        assert command in info.value.hint
+
+
+def test_no_module_words_the_installation_itself() -> None:
+    package = Path(errors.__file__).parent
+    found = [
+        path.name for path in package.rglob("*.py") if "pip install 'resnext[" in path.read_text()
+    ]
+    assert found == ["errors.py"]

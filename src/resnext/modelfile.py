@@ -353,7 +353,7 @@ def _check_version(version: object) -> None:
     if version > SCHEMA_VERSION:
         raise ModelFileError(
             f"the file has schema version {version}; this package reads up to {SCHEMA_VERSION}",
-            hint="pip install --upgrade resnext",
+            hint="install a newer version of this package",
         )
 
 
