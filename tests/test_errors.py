@@ -105,3 +105,19 @@ def test_no_module_words_the_installation_itself() -> None:
         path.name for path in package.rglob("*.py") if "pip install 'resnext[" in path.read_text()
     ]
     assert found == ["errors.py"]
+
+
+@pytest.mark.parametrize(
+    ("number", "given", "text"),
+    [
+        (0, ("picture",), "0 pictures"),
+        (1, ("picture",), "1 picture"),
+        (1000, ("picture",), "1,000 pictures"),
+        (1, ("class has", "classes have"), "1 class has"),
+        (2, ("class has", "classes have"), "2 classes have"),
+    ],
+)
+def test_what_is_counted_agrees_with_its_number(
+    number: int, given: tuple[str, ...], text: str
+) -> None:
+    assert errors.counted(number, *given) == text

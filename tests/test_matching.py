@@ -75,7 +75,9 @@ def test_a_name_of_two_classes_names_both(folder: str) -> None:
 
 
 def test_what_is_not_there_is_named_with_the_nearest() -> None:
-    with pytest.raises(DatasetError, match=r"2 of the 3 classes .* 'taby' \(nearest: 'tabby'\)"):
+    with pytest.raises(
+        DatasetError, match=r"none for 2 of the 3 classes .* 'taby' \(nearest: 'tabby'\)"
+    ):
         match(["taby", "goldfish", "xyzzy"], IMAGENET)
 
 
@@ -136,7 +138,7 @@ def test_rows_of_the_map_that_name_no_class_of_the_data() -> None:
     found = match(["dog"], PETS, given={"dog": "dog", "doge": "dog", "katze": "tabby cat"})
     assert found.index == {"dog": 1}
     assert found.notes == ("the map names classes that the data does not have: doge, katze",)
-    with pytest.raises(DatasetError, match=r"1 classes .* 'dgo' \(nearest: 'dog'\)"):
+    with pytest.raises(DatasetError, match=r"1 class .* 'dgo' \(nearest: 'dog'\)"):
         match(["dog", "tabby cat"], PETS, given={"dgo": "", "elephant": ""})
 
 

@@ -168,7 +168,7 @@ def test_the_keys_of_settings_that_may_do_nothing_exist() -> None:
 
 def test_a_rate_that_only_rises_is_told() -> None:
     (said,) = settings.advice(_config("schedule.epochs=10", "schedule.warmup_epochs=10"), _data())
-    assert "only rises: 10 epochs, of which 10 are warm-up; try schedule.warmup_epochs=2" in said
+    assert "only rises: 10 epochs, and warm-up takes 10; try schedule.warmup_epochs=2" in said
 
 
 @pytest.mark.parametrize(

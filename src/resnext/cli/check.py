@@ -94,6 +94,7 @@ def _examine(
 
 def _show(examination: Any, report: Path, fixes: Path) -> None:
     from resnext.doctor.findings import PROBLEMS
+    from resnext.errors import counted
     from resnext.results.formats import printable
 
     rows = [
@@ -102,6 +103,7 @@ def _show(examination: Any, report: Path, fixes: Path) -> None:
     ]
     if rows:
         print(text.table(("problem", "count", "", "do"), rows, right=("count",)) + "\n")
-    count = f"{len(examination.table):,} pictures, {examination.num_problems:,} problems"
-    print(f"{count}, {examination.seconds:.1f} s")
+    pictures = counted(len(examination.table), "picture")
+    problems = counted(examination.num_problems, "problem")
+    print(f"{pictures}, {problems}, {examination.seconds:.1f} s")
     print(printable(str(report)), printable(str(fixes)), sep="\n")

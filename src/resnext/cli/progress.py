@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from resnext.errors import counted
 from resnext.results.formats import printable
 
 FEW = 10
@@ -200,5 +201,6 @@ def summarize(count: int, failed: int, seconds: float) -> None:
         return
     failures = f", {failed} could not be read" if failed else ""
     print(
-        f"{count} pictures in {seconds:.3g} s ({count / seconds:.3g}/s){failures}", file=sys.stderr
+        f"{counted(count, 'picture')} in {seconds:.3g} s ({count / seconds:.3g}/s){failures}",
+        file=sys.stderr,
     )

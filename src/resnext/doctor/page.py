@@ -11,7 +11,7 @@ from resnext.doctor import checks
 from resnext.doctor.examination import MISLABEL, Examination
 from resnext.doctor.findings import PROBLEMS, Finding
 from resnext.doctor.intake import PARTS
-from resnext.errors import ImageError
+from resnext.errors import ImageError, counted
 from resnext.results import pages
 from resnext.results.pages import Cell, Tile
 from resnext.training.listing import make_labels
@@ -65,8 +65,8 @@ def _names(examination: Examination) -> Mapping[str, str]:
 def _lead(examination: Examination) -> str:
     num = examination.num_problems
     count = len(examination.table)
-    verdict = f"{num:,} problems" if num else "no problem"
-    return f"{verdict} in {count:,} pictures. Nothing was changed."
+    verdict = counted(num, "problem") if num else "no problem"
+    return f"{verdict} in {counted(count, 'picture')}. Nothing was changed."
 
 
 def _tiles(examination: Examination) -> str:

@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from resnext.errors import ConfigError, DatasetError, closest
+from resnext.errors import ConfigError, DatasetError, closest, counted
 from resnext.predictions import Labels
 from resnext.training.listing import few
 
@@ -68,7 +68,7 @@ def match(
     numbers = all(_is_number(name) for name in classes if name not in given)
     rules: Counter[str] = Counter()
     index: dict[str, int | None] = {}
-    unknown, twofold, counted = [], [], []
+    unknown, twofold, by_count = [], [], []
     for name in classes:
         wanted = given.get(name, name)
         left_out, by_number = name in given and not wanted, numbers or name in given
@@ -79,17 +79,17 @@ def match(
             index[name] = found[0] if found else None
             rules["the map" if name in given else rule] += 1
             if rule == _NUMBER and name not in given:
-                counted.append(int(name))
+                by_count.append(int(name))
         else:
             unknown.append(wanted)
     if twofold:
         raise DatasetError(
-            f"{len(twofold)} classes have a name that the model has more than once:"
-            f" {'; '.join(twofold[:5])}",
+            f"{counted(len(twofold), 'class has', 'classes have')} a name that the model has more"
+            f" than once: {'; '.join(twofold[:5])}",
             hint="name the folder by the synset id or the number, or give --map with a CSV of"
             " folder,class",
         )
-    if 1 in counted and 0 not in index.values():
+    if 1 in by_count and 0 not in index.values():
         raise _counted_from_one()
     if unknown:
         raise _unknown(unknown, len(classes), finder)
@@ -238,8 +238,8 @@ def _unknown(names: Sequence[str], total: int, finder: _Finder) -> DatasetError:
         near = finder.nearest(name, count=1)
         shown.append(f"{name!r}" + (f" (nearest: {near[0]!r})" if near else ""))
     return DatasetError(
-        f"{len(names)} of the {total} classes of the data are not among the"
-        f" {len(finder._labels)} of the model: {few(shown, total=len(names))}",
+        f"among the {len(finder._labels)} classes of the model is none for {len(names)} of the"
+        f" {counted(total, 'class', 'classes')} of the data: {few(shown, total=len(names))}",
         hint="rename the folders, or give --map with a CSV of folder,class; an empty class leaves"
         " a folder out",
     )
@@ -262,7 +262,8 @@ def _notes_on_unused(classes: Sequence[str], given: Mapping[str, str]) -> tuple[
     if likely:
         shown = [f"{name!r} (nearest: {near!r})" for name, near in likely.items()]
         raise DatasetError(
-            f"the map names {len(likely)} classes that the data does not have: {few(shown)}",
+            f"the map names {counted(len(likely), 'class', 'classes')} that the data does not"
+            f" have: {few(shown)}",
             hint="write them as the folders are named, or remove the rows",
         )
     return (f"the map names classes that the data does not have: {few(unused)}",) if unused else ()

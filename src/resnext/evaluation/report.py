@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.classifier import Classifier
-from resnext.errors import import_extra
+from resnext.errors import counted, import_extra
 from resnext.evaluation import evidence, metrics, trust, wording
 from resnext.evaluation.evaluate import Evaluation
 from resnext.evaluation.evidence import Exhibit
@@ -237,7 +237,9 @@ def _notes(figures: Figures) -> list[str]:
             " the one that the model finds likeliest, and so do calibration and label sets"
         )
     if data["unreadable"]:
-        notes.append(f"{len(data['unreadable'])} pictures cannot be read and are not counted")
+        notes.append(
+            f"{counted(len(data['unreadable']), 'picture')} cannot be read: not among these"
+        )
     return notes
 
 
@@ -398,7 +400,8 @@ def _label_sets(figures: Figures) -> str:
         + pages.paragraph(
             "Sets of classes that have the right one in them as often as promised (conformal"
             " prediction): all classes at or above a probability, found on"
-            f" {some['calibrated_on']:,} pictures and measured on {some['pictures']:,} others."
+            f" {counted(some['calibrated_on'], 'picture')} and measured on {some['pictures']:,}"
+            " others."
         )
         + pages.table(
             ("promised", "measured", "classes in a set", "sets of one class", "probability from"),
