@@ -29,7 +29,7 @@ engines engines.base engines.graph engines.compiled engines.openvino engines.ort
 modules network engines.eager engines.tuning engines.select
 prefetch classifier
 explore explore.cam explore.gradients explore.faithfulness explore.neighbors explore.index
-training training.config training.registry training.recipes training.samples
+training training.typed training.config training.registry training.recipes training.samples
 training.listing training.folders training.shards training.rows training.arrow training.tables
 training.layouts training.split training.scan training.data training.settings training.order
 training.operations

@@ -62,7 +62,7 @@ _NEEDS: tuple[tuple[str, Callable[[TrainConfig], bool], str], ...] = (
         lambda config: bool(config.loss.teacher),
         "loss.teacher",
     ),
-    ("ema.every", lambda config: config.ema.decay > 0, "ema.decay"),
+    ("ema.every ema.scaling", lambda config: config.ema.decay > 0, "ema.decay"),
     (
         "model.zero_init_last",
         lambda config: not config.model.pretrained,
@@ -198,12 +198,13 @@ def _long_mean(config: TrainConfig, count: int) -> list[str]:
         return []
     # Updates are counted anew in each epoch, of which the first step is one.
     updates = math.ceil(count // config.optim.batch_size / config.ema.every)
-    back = 1 / (1 - config.ema.decay) / updates
+    back = 1 / (1 - config.ema_decay) / updates
     if back <= _LONG * epochs:
         return []
-    better = max(1 - 1 / (_USUAL * epochs * updates), 0.0)
+    decay = max(1 - 1 / (_USUAL * epochs * updates), 0.0)
+    better = f"ema.decay={decay:.6g}" + (" ema.scaling=none" if config.ema.scaling == "run" else "")
     return [f"the running mean of the weights reaches back {counted(round(back), 'epoch')}, and the"
-            f" run has {epochs:,} after its warm-up; try ema.decay={better:.6g}"]  # fmt: skip
+            f" run has {epochs:,} after its warm-up; try {better}"]  # fmt: skip
 
 
 def _several_labels(data: Data) -> list[str]:
