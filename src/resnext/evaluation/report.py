@@ -167,9 +167,10 @@ def _write_page(evaluation: Evaluation, exhibits: Sequence[Exhibit], folder: Pat
             f"model sha256 {model['sha256']}",
             f"data {data['fingerprint']}; engine {model['engine']} {model['precision']}; input"
             f" {model['preprocess']['input_size']} px",
-            "Intervals are of 95 %: Wilson's for shares, bootstrap within classes for averages."
-            " These have none where a class has a single picture, where no draw changes them, and"
-            " of answers yes or no of each class.",
+            "Intervals are of 95 %: Wilson's for shares, bootstrap for averages (within classes; of"
+            " all pictures where the answers are yes or no of each class). These have none where a"
+            " class has a single picture, where no draw changes them, and where pictures x classes"
+            " are too many to draw again.",
         ),
     ]
     pages.write(folder / REPORT, f"{model['name']}: evaluation", parts)

@@ -195,7 +195,7 @@ def _averages(figures: Figures) -> Lines:
 
 
 def _of_each_class(figures: Figures) -> Lines:
-    found = {name: percent(one["value"]) for name, one in figures["averages"].items()}
+    found = {name: with_interval(one) for name, one in figures["averages"].items()}
     return [
         ("mAP", found["mean_average_precision"]),
         ("F1", f"micro {found['micro_f1']}, macro {found['macro_f1']}; yes is above"
