@@ -164,6 +164,18 @@ def test_a_class_that_is_not_there_is_refused_with_the_nearest(
     assert not (tmp_path / "o.png").exists()
 
 
+def test_an_overlay_never_takes_the_place_of_a_picture(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = testing.write_pictures(tmp_path / "data", classes=("red",), per_class=2) / "red"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for output in (folder, folder / "0000.png"):
+        source = folder if output is folder else output
+        assert app.run(["explain", str(source), "-m", tiny, "-o", str(output)]) == 2
+        assert "is both a file to read and the output" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
 # --- embed ------------------------------------------------------------------------------------
 
 
@@ -258,3 +270,17 @@ def test_what_search_refuses(
     assert app.run(["search", str(CAT), "--index", str(place), "--temperature", "0"]) == 2
     assert app.run(["index", str(tmp_path / "absent"), "-m", tiny, "-o", str(place)]) == 3
     assert app.run(["index", str(data), "-m", tiny, "-o", "/absent/x.index"]) == 5
+
+
+def test_an_index_replaces_an_index_but_no_model(
+    tiny: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "index.safetensors"
+    command = ["index", str(data), "-m", tiny, "--ignore-errors", "-o"]
+    assert app.run([*command, str(place)]) == 0
+    assert app.run([*command, str(place)]) == 0
+    model = Path(shutil.copy(tiny, tmp_path / "mine.safetensors"))
+    capsys.readouterr()
+    assert app.run([*command, str(model)]) == 2
+    assert "has the name of a model: no result replaces it" in capsys.readouterr().err
+    assert model.read_bytes() == Path(tiny).read_bytes()

@@ -33,8 +33,12 @@ from resnext.cli.complete import complete, complete_model
               help="Length of a turn.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: as each likes.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
-              help="Write what was measured as JSON.")  # fmt: skip
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw it, as PNG.")
+              help="Write or replace what was measured, as JSON.")  # fmt: skip
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw it; write or replace this PNG.",
+)
 @click.option("--remember", is_flag=True, help="From now on, auto is what was fastest here.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @click.option("--offline", is_flag=True, help="Never touch the network.")
@@ -61,7 +65,7 @@ def benchmark(
     from resnext import weights
     from resnext.deploy import benchmark as timing
     from resnext.errors import import_extra
-    from resnext.files import atomic, check_place
+    from resnext.files import atomic, check_place, check_replaceable
     from resnext.results.formats import printable
 
     names = [_words(given) for given in (engines, against, precisions)]
@@ -69,6 +73,7 @@ def benchmark(
     sizes = _numbers(batches)
     for place in filter(None, (output, plot)):
         check_place(place)
+        check_replaceable(place, inputs=[model])
     draw = import_extra("resnext.deploy.plots", extra="evaluate").draw if plot else None
     with progress.download_bar() as downloaded:
         local = weights.locate(model, offline=offline or None, progress=downloaded)

@@ -22,7 +22,8 @@ FOUND, PAGE, FIXES = 3, "report.html", "fixes.jsonl"
 )
 @click.argument("data", type=click.Path())
 @click.option("-o", "--output", type=click.Path(path_type=Path),
-              help=f"Folder for {PAGE} and {FIXES}; default: NAME-check.")  # fmt: skip
+              help=f"Folder in which to write or replace {PAGE}, {FIXES};"
+              " default: NAME-check.")  # fmt: skip
 @click.option("-m", "--model", default="starter", show_default=True, shell_complete=complete_model,
               help="Model whose features judge labels and near copies.")  # fmt: skip
 @click.option("--quick", is_flag=True, help="Without a model: labels are not judged.")

@@ -25,7 +25,7 @@ INPUT_FAILED = 3
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path),
-              help="File to write: .parquet or .npy.")  # fmt: skip
+              help="File to write or replace: .parquet or .npy.")  # fmt: skip
 @click.option("-m", "--model", default="starter", show_default=True, shell_complete=complete_model,
               help="Catalogue name, alias, file, or hf-hub:owner/repo.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1),

@@ -21,7 +21,7 @@ INPUT_FAILED = 3
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
 @click.option("-o", "--output", type=click.Path(path_type=Path),
-              help="PNG to write; or a folder, as for several pictures.")  # fmt: skip
+              help="PNG to write or replace; or a folder, as for several pictures.")  # fmt: skip
 @click.option("-m", "--model", default="starter", show_default=True, shell_complete=complete_model,
               help="Catalogue name, alias, file, or hf-hub:owner/repo.")  # fmt: skip
 @click.option("--class", "class_", metavar="NAME",

@@ -17,7 +17,7 @@ from resnext.errors import ConfigError, ImageError, OutputError, import_extra
 from resnext.explore import cam, faithfulness
 from resnext.explore.cam import ActivationMap
 from resnext.explore.faithfulness import Faithfulness
-from resnext.files import atomic, check_place
+from resnext.files import atomic, check_place, check_replaceable
 from resnext.sources import EXTENSIONS
 
 METHODS = ("cam", "gradcam", "gradcam++")
@@ -130,6 +130,7 @@ def name_outputs(names: Sequence[str], output: Path | None, ending: str) -> list
                 hint="give the name of a folder",
             )
         check_place(output)
+        check_replaceable(output, inputs=names)
         return [output]
     folder = output or Path("explained")
     try:
@@ -145,7 +146,18 @@ def name_outputs(names: Sequence[str], output: Path | None, ending: str) -> list
             name = f"{stem}-{number}"
         taken.add(name.lower())
         paths.append(folder / f"{name}{ending}")
+    _check_none_is_read(paths, names)
     return paths
+
+
+def _check_none_is_read(paths: Sequence[Path], names: Sequence[str]) -> None:
+    """Refuse to write over the pictures, as where the folder is theirs."""
+    read = {os.path.realpath(name) for name in names}
+    for path in paths:
+        if os.path.realpath(path) in read:
+            raise ConfigError(
+                f"{path} is both a file to read and the output", hint="choose another folder"
+            )
 
 
 def write_overlay(
