@@ -194,7 +194,7 @@ def _of_each_class(figures: Figures, folder: Path) -> list[str]:
 
 def _lead(figures: Figures) -> str:
     return (
-        f"Pictures: {wording.pictures(figures['data'])} (classes matched:"
+        f"{wording.pictures(figures['data'])} (matched:"
         f" {wording.matched(figures['data'])}); answers may be {figures['answers']}"
         f" ({wording.answer_count(figures)})."
     )

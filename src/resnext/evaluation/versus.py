@@ -153,10 +153,9 @@ def _pictures(classifier: Classifier, compared: Compared, *, better: int) -> str
         ]
         items.append((picture, [name, *lines]))
     shown = "All of them" if len(places) <= MOST else f"{MOST} of them"
+    order = f"{shown}, first those where {'AB'[1 - better]} is surest of a wrong answer."
     return (
         pages.heading(f"Only {'AB'[better]} is right: {counted(len(places), 'picture')}")
-        + pages.paragraph(
-            f"{shown}, first those where {'AB'[1 - better]} is surest of a wrong answer."
-        )
+        + (pages.paragraph(order) if len(places) > 1 else "")
         + pages.gallery(items)
     )
