@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from resnext.deploy.benchmark import Report
-from resnext.files import atomic
+from resnext.results import figures
 
-_COLORS = {"fp32": "#718096", "bf16": "#2b6cb0", "int8": "#2f855a"}
+_COLORS = {"fp32": figures.GREY, "bf16": figures.BLUE, "int8": figures.GREEN}
 
 
 def draw(report: Report, path: Path) -> None:
@@ -42,8 +40,4 @@ def draw(report: Report, path: Path) -> None:
     axis.set_xlabel("pictures a second")
     axis.set_title(f"{report.architecture}, {report.input_size} px", fontsize=10, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    with atomic(path) as file:
-        file.write(buffer.getvalue())
+    figures.save(figure, path)

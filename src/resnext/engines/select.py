@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from resnext.engines import tuning
 from resnext.engines.base import AbstractEngine, GraphSource, Precision, Signature
 from resnext.engines.compiled import make_key
-from resnext.errors import ConfigError, ModelFileError, closest, import_extra
+from resnext.errors import ConfigError, ModelFileError, closest, counted, import_extra
 from resnext.weights import LocalModel, cache_home, read_tensors
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _open(
     channels = local.document.architecture.in_chans
     if channels != 3:
         raise ModelFileError(
-            f"{local.path}: takes {channels} channels; expected 3, pictures are RGB"
+            f"{local.path}: takes {counted(channels, 'channel')}; expected 3, pictures are RGB"
         )
     if engine == "torch":
         eager = import_extra("resnext.engines.eager", extra="torch")
