@@ -125,6 +125,13 @@ def test_bf16_is_near() -> None:
     assert 1e-5 < relative_error(found.logits, expected.logits) < 0.05
 
 
+def test_read_only_pixels_are_taken() -> None:
+    pixels = random_batch(2, SIZE, seed=4)
+    pixels.setflags(write=False)
+    with eager.EagerEngine(*network(), device="cpu") as engine:
+        assert engine.run(pixels).logits.shape == (2, 7)
+
+
 def test_a_long_batch_is_split_and_an_empty_one_is_fine() -> None:
     pixels = random_batch(9, SIZE, seed=4)
     with eager.EagerEngine(*network(), device="cpu") as engine:

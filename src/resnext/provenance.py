@@ -48,6 +48,18 @@ def machine() -> dict[str, Any]:
     }
 
 
+def gpus() -> list[str]:
+    """Name the NVIDIA GPUs, as far as their driver says, without asking torch."""
+    found = []
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return found
+
+
 def _cpuinfo() -> dict[str, str]:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

@@ -55,7 +55,7 @@ class EagerEngine(AbstractEngine):
             )
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}; expected at least 1")
-        self._device = _open(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = open_device(device or ("cuda" if has_gpu() else "cpu"))
         chosen: Precision = "fp32"
         if precision == "bf16" or (precision == "auto" and self._device.type == "cuda"):
             chosen = "bf16"
@@ -86,7 +86,9 @@ class EagerEngine(AbstractEngine):
         try:
             # By default cuDNN rounds float32 to 10 bits of mantissa.
             with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
-                pixels = torch.from_numpy(batch_nhwc).to(self._device).permute(0, 3, 1, 2)
+                # Writable, or torch warns.
+                pixels = torch.from_numpy(np.require(batch_nhwc, requirements="W"))
+                pixels = pixels.to(self._device).permute(0, 3, 1, 2)
                 images = (pixels.float() * self._scale + self._shift).to(self._dtype)
                 maps = self._model.forward_features(images)
                 embedding = self._model.forward_head(maps, pre_logits=True)
@@ -115,7 +117,17 @@ def threads_kept() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _open(device: str) -> torch.device:
+def has_gpu() -> bool:
+    """Tell whether torch finds a GPU."""
+    return torch.cuda.is_available()
+
+
+def open_device(device: str) -> torch.device:
+    """Return a device that is there.
+
+    Raises:
+        ConfigError: It is not.
+    """
     try:
         return torch.empty(0, device=device).device  # only using it shows whether it is there
     except (AssertionError, RuntimeError) as error:

@@ -7,10 +7,8 @@ measurement, made once per machine, says that it is faster; fp32 is exact where 
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import io
-import json
 import sys
 import threading
 import time
@@ -22,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resnext import cores
+from resnext.engines import measured
 from resnext.engines.base import (
     BEST_BATCH_SIZE,
     EMBEDDING,
@@ -36,8 +35,7 @@ from resnext.engines.base import (
     check_eight_bits,
 )
 from resnext.engines.compiled import CompiledCache, make_key
-from resnext.errors import ConfigError, EngineError, OutputError
-from resnext.files import atomic
+from resnext.errors import ConfigError, EngineError
 
 PRECISIONS = ("auto", "bf16", "fp32", "int8")
 MIN_BF16_SPEEDUP = 1.1  # below this the lost digits are not worth it
@@ -259,39 +257,11 @@ def _choose_precision(
         )
     if precision == "bf16":
         return "bf16"
-    speedup = _remember(cache, make_key(machine), lambda: _measure_bf16_speedup(core))
+    path = None if cache is None else cache / "machine.json"
+    speedup = measured.once(
+        path, "bf16_speedup", make_key(machine), lambda: _measure_bf16_speedup(core), float
+    )
     return "bf16" if speedup >= MIN_BF16_SPEEDUP else "fp32"
-
-
-def _remember(cache: Path | None, key: str, measure: Callable[[], float]) -> float:
-    """Return what was measured on this machine before, or measure it and write it down."""
-    if cache is None:
-        return measure()
-    path = cache / "machine.json"
-    known = _read_speedups(path)
-    if key in known:
-        return known[key]
-    from filelock import FileLock  # rarely needed
-
-    # A folder that cannot be written is reported where it costs more: `CompiledCache`.
-    with contextlib.suppress(OutputError, OSError):
-        cache.mkdir(parents=True, exist_ok=True)
-        # One process measures, alone: they would disturb each other and then disagree.
-        with FileLock(f"{path}.lock"):
-            known = _read_speedups(path)
-            if key not in known:
-                known[key] = measure()
-                with atomic(path) as file:
-                    file.write(json.dumps({"bf16_speedup": known}, indent=1).encode())
-    return known[key] if key in known else measure()
-
-
-def _read_speedups(path: Path) -> dict[str, float]:
-    try:
-        entries = json.loads(path.read_bytes())["bf16_speedup"].items()
-        return {str(key): float(value) for key, value in entries}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return {}  # absent or damaged: measured again
 
 
 def _measure_bf16_speedup(core: Any) -> float:
