@@ -40,7 +40,8 @@ training.records training.plots training.report training.outcome training.log tr
 training.teacher training.full training.head training.features training.finetune training.refine
 deploy deploy.reference deploy.golden deploy.peers deploy.pixels deploy.parity deploy.certificate
 deploy.portable deploy.torchscript deploy.recheck deploy.export
-deploy.rivals deploy.contender deploy.roofline deploy.benchmark deploy.plots
+deploy.rivals deploy.contender deploy.roofline deploy.traffic deploy.gpu
+deploy.benchmark deploy.plots
 evaluation.truth evaluation.matching evaluation.journal evaluation.run evaluation.judge
 evaluation.trust
 evaluation.summary evaluation.wording evaluation.evaluate evaluation.plots evaluation.evidence

@@ -34,6 +34,7 @@ TORCH_MODULES = {
     "deploy.torchscript",
     "deploy.peers",
     "deploy.rivals",
+    "deploy.gpu",
 }
 # Modules that need an extra, and so are reached through `errors.import_extra` only.
 EXTRA_OF = {"results.parquet": "parquet", "engines.ort": "ort"} | dict.fromkeys(

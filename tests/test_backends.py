@@ -62,7 +62,7 @@ def test_fused_functions_get_what_they_need(name: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["cudnn", "fused", "triton"])
+@pytest.mark.parametrize("backend", ["cudnn", "fused", "triton", "pairs"])
 @pytest.mark.parametrize("name", ["resnext26_32x4d", "seresnextaa26d_4x2d", "skresnext26_4x2d"])
 @pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-4), ("bfloat16", 0.05)])
 def test_all_compute_the_same_on_a_gpu(name: str, backend: str, dtype: str, limit: float) -> None:
@@ -81,11 +81,16 @@ import torch, test_backends as t
 torch.set_num_threads(1)
 reason = t.backends.obstacle("triton", t.CPU)
 assert not reason, reason
-for name in ("resnext29_4x4d",):
-    t.SIZE = 8
-    expected = t.run(name, t.folded.Operations())
-    found = t.run(name, t.backends.operations("triton"))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+t.SIZE = 8
+for backend, dtype, limit in (("triton", "float32", 1e-4), ("pairs", "float16", 0.01)):
+    operations = t.backends.operations(backend)
+    joined = []
+    joins = operations.joins
+    operations.joins = lambda *pair: joined.append(joins(*pair)) or joined[-1]
+    expected = t.run("resnext29_4x8d", t.folded.Operations())
+    found = t.run("resnext29_4x8d", operations, dtype=getattr(torch, dtype))
+    assert (found - expected).abs().max() <= limit * expected.abs().max(), backend
+    assert any(joined) == (backend == "pairs")
 print("equal")
 """
 

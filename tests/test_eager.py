@@ -147,6 +147,10 @@ def test_a_long_batch_is_split_and_an_empty_one_is_fine() -> None:
     ("options", "message"),
     [
         ({"precision": "int8"}, "precision is 'int8'; expected one of auto, bf16, fp32"),
+        (
+            {"precision": "fp16"},
+            "expected one of auto, bf16, fp32\n\nhint: take engine torch, on a",
+        ),
         ({"threads": 0}, "threads is 0; expected at least 1"),
         ({"device": "nonsense"}, "device is 'nonsense', which torch does not have"),
         ({"device": "cuda:99"}, "device is 'cuda:99', which torch does not have"),

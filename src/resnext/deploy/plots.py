@@ -11,7 +11,13 @@ from matplotlib.figure import Figure
 from resnext.deploy.benchmark import Report
 from resnext.files import atomic
 
-_COLORS = {"fp32": "#718096", "bf16": "#2b6cb0", "int8": "#2f855a"}
+_COLORS = {
+    "fp32": "#718096",
+    "tf32": "#4a5568",
+    "bf16": "#2b6cb0",
+    "fp16": "#6b46c1",
+    "int8": "#2f855a",
+}
 
 
 def draw(report: Report, path: Path) -> None:

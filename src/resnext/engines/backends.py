@@ -1,16 +1,18 @@
-"""[torch] Ways to compute a folded network, and which of them is fastest here.
+"""[torch] Ways to compute a folded network, and the fastest of them.
 
 "cudnn" is torch's documented functions, "fused" those that do a sum and a ReLU on the way,
-"triton" this package's own kernels, "compile" `torch.compile` of "cudnn". All compute the
-same; one that cannot run, or differs, is never chosen.
+"triton" this package's own kernels, "pairs" these with a 3x3 and a 1x1 convolution in one
+where that fits, "compile" `torch.compile` of "cudnn". All compute the same; one that cannot
+run, or differs, is never chosen.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from resnext.engines.base import BACKENDS, Precision
 from resnext.engines.folded import (
+    FoldedConv,
     FoldedNetwork,
     Operations,
     geometry,
@@ -73,7 +76,6 @@ class Kernels(Operations):
         load = importlib.import_module
         self._pointwise: Any = load("resnext.kernels.pointwise").pointwise
         self._grouped: Any = load("resnext.kernels.grouped")
-        self._fused: Any = load("resnext.kernels.fused")
 
     def bias_dtype(self, conv: Conv) -> torch.dtype | None:
         """Return float32, in which the kernels sum."""
@@ -103,6 +105,34 @@ class Kernels(Operations):
         return super().convolve(conv, x, weight, bias, residual)
 
 
+class Pairs(Kernels):
+    """The same, and what lies between the last two convolutions of a block is never written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fused: Any = importlib.import_module("resnext.kernels.fused")
+
+    def joins(self, first: Conv, second: Conv, dtype: torch.dtype) -> bool:
+        """Tell whether the kernel takes these two."""
+        size = first.out_channels, second.out_channels
+        return (
+            is_grouped(first)
+            and first.relu
+            and is_pointwise(second)
+            and second.stride == 1
+            and bool(self._fused.fits(*size, groups=first.groups, dtype=dtype))
+        )
+
+    def convolve_both(
+        self, first: FoldedConv, second: FoldedConv, x: Tensor, residual: Tensor
+    ) -> Tensor:
+        """Compute both in one kernel."""
+        filters = first.weight, first.bias, second.weight, second.bias
+        options = {"groups": first.conv.groups, "stride": first.conv.stride}
+        y: Tensor = self._fused.grouped_pointwise(x, *filters, residual=residual, **options)
+        return y
+
+
 def is_grouped(conv: Conv) -> bool:
     """Tell whether a convolution is one that `resnext.kernels.grouped` computes."""
     return (
@@ -125,7 +155,7 @@ def obstacle(name: str, device: torch.device) -> str:
         return "it needs a GPU and cuDNN"
     if name == "compile" and device.type == "cuda" and not importlib.util.find_spec("triton"):
         return "triton is not installed"
-    if name == "triton":
+    if name in ("triton", "pairs"):
         try:
             return str(importlib.import_module("resnext.kernels").available(device))
         except ImportError as error:
@@ -135,7 +165,11 @@ def obstacle(name: str, device: torch.device) -> str:
 
 def operations(name: str) -> Operations:
     """Return how a backend computes convolutions."""
-    kinds: dict[str, Callable[[], Operations]] = {"fused": Epilogues, "triton": Kernels}
+    kinds: dict[str, Callable[[], Operations]] = {
+        "fused": Epilogues,
+        "triton": Kernels,
+        "pairs": Pairs,
+    }
     return kinds.get(name, Operations)()
 
 
@@ -189,6 +223,19 @@ def fastest(
         for name, program in programs.items():
             times[name] = min(times[name], _seconds(program))
     return min(times, key=lambda name: times[name])
+
+
+@contextlib.contextmanager
+def arithmetic(*, tf32: bool) -> Iterator[None]:
+    """Let torch round products of float32 to 10 bits of mantissa, or not; then as before."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    try:
+        # Benchmark: shapes are few, and each is captured once.
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=tf32):
+            yield
+    finally:
+        torch.set_float32_matmul_precision("high" if before == "tf32" else "highest")
 
 
 def _agrees(found: Tensor, expected: Tensor, limit: float) -> bool:

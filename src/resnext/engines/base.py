@@ -34,7 +34,7 @@ BEST_BATCH_SIZE: Final = 8
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "int8"]  # of all engines together
 # How the torch engine computes: `--engine torch:triton`; see `engines.backends`.
-BACKENDS: Final = ("cudnn", "fused", "triton", "compile")
+BACKENDS: Final = ("cudnn", "fused", "triton", "pairs", "compile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,11 @@ def check_eight_bits(precision: str, source: GraphSource) -> None:
             "precision is 'int8', and the model was not quantized",
             hint="resnext quantize MODEL --calibrate PICTURES -o FILE",
         )
+
+
+def hint_for(precision: str) -> str:
+    """Say who has a precision that an engine for processors lacks; "" for nobody."""
+    return "take engine torch, on a GPU" if precision in ("fp16", "tf32") else ""
 
 
 class AbstractEngine(ABC):

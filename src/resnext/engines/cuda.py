@@ -1,4 +1,4 @@
-"""[torch] Run the network on an NVIDIA GPU: folded, NHWC, captured as CUDA graphs.
+"""[torch] Run the folded network on an NVIDIA GPU, as CUDA graphs.
 
 Pixels go up as uint8 and are normalized there; while one part of a batch is computed, the
 next is sent. Everything but graphs and streams also runs on the processor, which is how it
@@ -127,7 +127,9 @@ class CudaEngine(AbstractEngine):
             program = self._open_program(len(batch_nhwc))
             if self._lane is not None:
                 return self._lane.start(batch_nhwc, program)
-            pixels = np.require(batch_nhwc, requirements=("C", "W"))  # torch warns of read-only ones
+            pixels = np.require(
+                batch_nhwc, requirements=("C", "W")
+            )  # torch warns of read-only ones
             return Pending(program.run(torch.from_numpy(pixels)), len(batch_nhwc))
 
     def _finish(self, pending: Pending) -> Outputs:
@@ -139,7 +141,7 @@ class CudaEngine(AbstractEngine):
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
         try:
-            with torch.inference_mode(), _arithmetic(tf32=self.precision == "tf32"):
+            with torch.inference_mode(), backends.arithmetic(tf32=self.precision == "tf32"):
                 yield
         except torch.OutOfMemoryError as error:
             raise MemoryError(str(error)) from error
@@ -422,16 +424,3 @@ def _batch_size(input_size: int) -> int:
 
 def _capability(device: torch.device) -> tuple[int, int] | None:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-
-
-@contextlib.contextmanager
-def _arithmetic(*, tf32: bool) -> Iterator[None]:
-    """Let torch round products of float32 to 10 bits of mantissa, or not; then as before."""
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    try:
-        # Benchmark: shapes are few, and each is captured once.
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=tf32):
-            yield
-    finally:
-        torch.set_float32_matmul_precision("high" if before == "tf32" else "highest")

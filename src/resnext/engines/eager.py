@@ -11,7 +11,14 @@ import numpy.typing as npt
 import torch
 
 from resnext.checkpoints.reader import Tensors
-from resnext.engines.base import BEST_BATCH_SIZE, AbstractEngine, Outputs, Precision, Signature
+from resnext.engines.base import (
+    BEST_BATCH_SIZE,
+    AbstractEngine,
+    Outputs,
+    Precision,
+    Signature,
+    hint_for,
+)
 from resnext.errors import ConfigError, EngineError
 from resnext.modelfile import ModelDocument
 from resnext.modules import filled
@@ -51,7 +58,8 @@ class EagerEngine(AbstractEngine):
     ) -> None:
         if precision not in PRECISIONS:
             raise ConfigError(
-                f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}"
+                f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}",
+                hint=hint_for(precision),
             )
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}; expected at least 1")
@@ -120,6 +128,16 @@ def threads_kept() -> Iterator[None]:
 def has_gpu() -> bool:
     """Tell whether torch finds a GPU."""
     return torch.cuda.is_available()
+
+
+def gpu_name() -> str:
+    """Return the name of the GPU that is taken by default; "" where there is none."""
+    return torch.cuda.get_device_name() if has_gpu() else ""
+
+
+def gpu_memory() -> int:
+    """Return the most bytes that torch has held on that GPU so far, in this process."""
+    return torch.cuda.max_memory_reserved()
 
 
 def open_device(device: str) -> torch.device:

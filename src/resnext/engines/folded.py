@@ -1,4 +1,4 @@
-"""[torch] The network with batch norm folded, as the torch engine runs it on a GPU.
+"""[torch] The network with batch norm folded, as it runs on a GPU.
 
 `fold` makes the weights, `Operations` says how the parts that take the time are computed,
 and `FoldedNetwork` puts both together from the layer table. Every map is (N, H, W, C) and
@@ -113,13 +113,15 @@ class Operations:
             return y.add_(residual).relu_()
         return y.relu_() if conv.relu else y
 
-    def joins(self, first: Conv, second: Conv) -> bool:
+    def joins(self, first: Conv, second: Conv, dtype: torch.dtype) -> bool:
         """Tell whether `convolve_both` takes these two, the end of a block."""
         return False
 
-    def convolve_both(self, first: FoldedConv, second: FoldedConv, x: Tensor, y: Tensor) -> Tensor:
-        """Compute second(first(x)), add y and cut at 0."""
-        raise NotImplementedError
+    def convolve_both(
+        self, first: FoldedConv, second: FoldedConv, x: Tensor, residual: Tensor
+    ) -> Tensor:
+        """Compute second(first(x)), add the residual and cut at 0."""
+        return second(first(x), residual)  # type: ignore[no-any-return]
 
 
 def is_pointwise(conv: Conv) -> bool:
@@ -225,8 +227,11 @@ class _FoldedBlock(nn.Module):
             for parts in (block.body, block.shortcut)
         )
         *_, before, last = block.body
-        both = isinstance(before, Conv) and isinstance(last, Conv)
-        self.joined = both and operations.joins(cast(Conv, before), cast(Conv, last))
+        self.joined = (
+            isinstance(before, Conv)
+            and isinstance(last, Conv)
+            and operations.joins(before, last, to[1])
+        )
         self.operations = operations
 
     def forward(self, x: Tensor) -> Tensor:
