@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +43,43 @@ def test_products_are_of_the_type_that_was_asked_for(monkeypatch: pytest.MonkeyP
         (torch.float16, "highest"),
     }
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def _benchmark(repository: Path, *arguments: str) -> Any:
+    script = str(repository / "benchmarks" / "gpu.py")
+    environment = {**os.environ, "PYTHONPATH": str(repository / "src"), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, script, *arguments],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_benchmark_says_that_there_is_no_gpu(repository: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = _benchmark(repository, "-o", str(tmp_path / "gpu.json"))
+    assert done.returncode == 5
+    assert done.stderr.splitlines()[-1].startswith("error: torch finds no GPU here")
+    assert not (tmp_path / "gpu.json").exists()
+
+
+@pytest.mark.slow
+def test_the_benchmark_compares_on_a_processor_too(repository: Path, tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    done = _benchmark(
+        repository, "--device", "cpu", "--models", "resnext29_2x4d", "--batches", "2",
+        "--seconds", "0.02", "--rounds", "2", "--skip", "compile,torch-compile", "-o", str(out),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    [row] = json.loads(out.read_text())["rows"]
+    assert set(row["contenders"]) >= {"eager", "cudnn"}
+    assert (row["best_peer"], row["profile"]["backend"]) == ("eager", row["best"])
+    assert "it needs a GPU" in row["did_not_run"]["fused"]
+    assert row["profile"]["by_layer_us"]["layer: 3x3, grouped"] > 0
+    for name, one in row["contenders"].items():
+        assert 0 < one["low"] <= one["images_per_s"] <= one["high"]
+        assert row["roofline"]["share_of_layers"][name] > 0
 
 
 @pytest.mark.gpu

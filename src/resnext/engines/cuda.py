@@ -326,9 +326,13 @@ class Program:
         """Compute pixels that are on the device; for measuring, and on the processor."""
         if self._lane is None:
             return self._network(pixels)
-        with torch.cuda.device(self._lane.device), torch.cuda.stream(self._lane.compute):
+        compute, caller = self._lane.compute, torch.cuda.current_stream(self._lane.device)
+        compute.wait_stream(caller)  # which made the pixels, and takes the results
+        with torch.cuda.device(self._lane.device), torch.cuda.stream(compute):
             self.pixels.copy_(pixels)
-            return self.replay()
+            results = self.replay()
+        caller.wait_stream(compute)
+        return results
 
     def replay(self) -> tuple[Tensor, ...]:
         """Compute what is in `pixels`; the next call writes into the same results."""
