@@ -24,7 +24,8 @@ checkpoints checkpoints.keymaps checkpoints.timmnames checkpoints.timmconfig
 checkpoints.pickles checkpoints.reader
 hub hub.downloads hub.cache hub.origins weights
 results results.formats results.pages results.outputs results.parquet results.sinks
-engines engines.base engines.graph engines.compiled engines.measured engines.openvino engines.ort
+engines engines.base engines.folding engines.graph engines.compiled engines.measured
+engines.openvino engines.ort
 modules network engines.eager engines.folded engines.backends engines.cuda
 engines.tuning engines.select
 prefetch classifier

@@ -61,8 +61,25 @@ def test_fused_functions_get_what_they_need(name: str, monkeypatch: pytest.Monke
     torch.testing.assert_close(run(name, backends.Epilogues()), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["resnext26_32x4d", "seresnextaa26d_4x2d", "skresnext26_4x2d"])
+def test_wide_groups_compute_the_same(name: str) -> None:
+    expected = run(name, folded.Operations())
+    torch.testing.assert_close(run(name, backends.Wide()), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_groups_are_joined_as_far_as_they_should() -> None:
+    spec, found = weights("resnext26_32x4d")
+    module = folded.FoldedNetwork(spec, found, backends.Wide(), device=CPU, dtype=torch.float32)
+    shapes = [
+        (one.conv.out_channels, tuple(one.weight.shape[1:]))
+        for one in module.modules()
+        if isinstance(one, folded.FoldedConv) and one.conv.groups > 1
+    ]
+    assert {shape for _, shape in shapes} == {(backends.GROUP_WIDTH, 3, 3)}
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["cudnn", "fused", "triton", "pairs"])
+@pytest.mark.parametrize("backend", ["cudnn", "wide", "fused", "triton", "pairs"])
 @pytest.mark.parametrize("name", ["resnext26_32x4d", "seresnextaa26d_4x2d", "skresnext26_4x2d"])
 @pytest.mark.parametrize(("dtype", "limit"), [("float32", 1e-4), ("bfloat16", 0.05)])
 def test_all_compute_the_same_on_a_gpu(name: str, backend: str, dtype: str, limit: float) -> None:
@@ -131,7 +148,7 @@ def test_backends_say_what_they_lack(monkeypatch: pytest.MonkeyPatch) -> None:
     assert backends.obstacle("cudnn", CPU) == backends.obstacle("compile", CPU) == ""
     assert backends.obstacle("fused", gpu) == ""
     assert "GPU" in backends.obstacle("fused", CPU)
-    with pytest.raises(ConfigError, match="the backend is 'cuda'; expected one of cudnn, fused"):
+    with pytest.raises(ConfigError, match="the backend is 'cuda'; expected one of cudnn, wide"):
         backends.obstacle("cuda", CPU)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     assert backends.obstacle("compile", gpu) == "triton is not installed"

@@ -178,7 +178,7 @@ def test_arithmetic_is_as_before_afterwards() -> None:
         ({"precision": "tf32"}, "precision is 'tf32', which only GPUs have"),
         ({"threads": 0}, "threads is 0; expected at least 1"),
         ({"backend": "fused"}, "the backend is 'fused', which does not run here: it needs a GPU"),
-        ({"backend": "cuda"}, "the backend is 'cuda'; expected one of cudnn, fused, triton"),
+        ({"backend": "cuda"}, "the backend is 'cuda'; expected one of cudnn, wide, fused"),
         ({"device": "cuda:99"}, "device is 'cuda:99', which torch does not have"),
     ],
 )

@@ -64,7 +64,7 @@ def others(name: str) -> Iterator[AbstractEngine]:
     document, tensors = network(name)
     source = GraphSource(
         signature=Signature(input_size=SIZE, in_chans=3, num_classes=7, embedding_size=2048),
-        build=lambda _: graph.build(document.architecture, document.preprocess, tensors),
+        build=lambda _, **__: graph.build(document.architecture, document.preprocess, tensors),
     )
     yield OpenVINOEngine(source, precision="fp32")
     if importlib.util.find_spec("onnxruntime"):

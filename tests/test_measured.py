@@ -1,4 +1,4 @@
-"""What is measured once: kept, found again, measured anew where the file is damaged."""
+"""Measurements of this processor: remembered, mended, never in the way."""
 
 from __future__ import annotations
 
@@ -7,63 +7,89 @@ from pathlib import Path
 
 import pytest
 
-from resnext.engines import measured
+from resnext.engines import measured, openvino
 
 
-def parse(value: object) -> str:
-    if value not in ("fast", "slow"):
-        raise ValueError(value)
-    return str(value)
+class Measure:
+    """Counts how often it is asked."""
+
+    def __init__(self, value: float = 1.5) -> None:
+        self.value, self.count = value, 0
+
+    def __call__(self) -> float:
+        self.count += 1
+        return self.value
 
 
-def measure(path: Path | None, key: str = "a", value: str = "fast") -> tuple[str, bool]:
-    """Return what is found, and whether it had to be measured."""
-    made: list[str] = []
-
-    def run() -> str:
-        made.append(value)
-        return value
-
-    return measured.once(path, "way", key, run, parse), bool(made)
+def test_a_measurement_is_made_once_for_each_name_and_key(tmp_path: Path) -> None:
+    measure = Measure()
+    for name, key in (("a", "x"), ("a", "x"), ("a", "y"), ("b", "x"), ("a", "x")):
+        assert measured.remember(tmp_path / "home", name, key, measure) == 1.5
+    assert measure.count == 3
+    record = json.loads((tmp_path / "home" / measured.FILE).read_text())
+    assert record == {"a": {"x": 1.5, "y": 1.5}, "b": {"x": 1.5}}
 
 
-def test_it_is_measured_once_for_each_key(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "machine.json"
-    assert measure(path) == ("fast", True)
-    assert measure(path, value="slow") == ("fast", False)
-    assert measure(path, key="b", value="slow") == ("slow", True)
-    assert json.loads(path.read_text()) == {"way": {"a": "fast", "b": "slow"}}
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"a": []}', '{"a": {"x": "fast"}}'])
+def test_a_damaged_record_is_made_again(tmp_path: Path, content: str) -> None:
+    (tmp_path / measured.FILE).write_text(content)
+    measure = Measure()
+    for _ in range(2):
+        assert measured.remember(tmp_path, "a", "x", measure) == 1.5
+    assert measure.count == 1
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"way": 3}', '{"way": {"a": "odd"}}'])
-def test_a_damaged_file_is_measured_again_and_mended(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "machine.json"
-    path.write_text(content)
-    assert measure(path) == ("fast", True)
-    assert measure(path) == ("fast", False)
-
-
-def test_other_fields_and_keys_stay(tmp_path: Path) -> None:
-    path = tmp_path / "machine.json"
-    path.write_text('{"bf16_speedup": {"x": 1.5}, "way": {"other": "slow"}}')
-    measure(path)
-    assert json.loads(path.read_text()) == {
-        "bf16_speedup": {"x": 1.5},
-        "way": {"other": "slow", "a": "fast"},
+def test_what_was_known_before_is_kept(tmp_path: Path) -> None:
+    (tmp_path / measured.FILE).write_text('{"bf16_speedup": {"other": 0.7}}')
+    measured.remember(tmp_path, "bf16_speedup", "this", Measure())
+    measured.remember(tmp_path, "widening_speedup", "this", Measure(0.9))
+    assert json.loads((tmp_path / measured.FILE).read_text()) == {
+        "bf16_speedup": {"other": 0.7, "this": 1.5},
+        "widening_speedup": {"this": 0.9},
     }
 
 
-def test_without_a_folder_it_is_measured_each_time(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    for path in (None, tmp_path / "file" / "machine.json"):
-        assert measure(path) == ("fast", True)
-        assert measure(path) == ("fast", True)
+def test_words_are_kept_too_and_odd_ones_measured_again(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def parse(value: object) -> str:
+        if value not in ("fast", "slow"):
+            raise ValueError(value)
+        return str(value)
+
+    def measure() -> str:
+        asked.append("asked")
+        return "fast"
+
+    measured.remember(tmp_path, "a", "x", Measure())
+    for value in (1.5, "odd", None):
+        (tmp_path / measured.FILE).write_text(json.dumps({"a": {"x": 1.5}, "way": {"x": value}}))
+        for _ in range(2):
+            assert measured.remember(tmp_path, "way", "x", measure, parse) == "fast"
+        assert len(asked) == 1
+        asked.clear()
+    record = json.loads((tmp_path / measured.FILE).read_text())
+    assert record == {"a": {"x": 1.5}, "way": {"x": "fast"}}
 
 
 def test_a_failure_to_measure_is_the_callers(tmp_path: Path) -> None:
-    def fail() -> str:
+    def fail() -> float:
         raise ArithmeticError
 
     with pytest.raises(ArithmeticError):
-        measured.once(tmp_path / "machine.json", "way", "a", fail, parse)
-    assert measure(tmp_path / "machine.json") == ("fast", True)
+        measured.remember(tmp_path, "a", "x", fail)
+    assert measured.remember(tmp_path, "a", "x", Measure()) == 1.5
+
+
+def test_no_folder_and_one_that_cannot_be_written_cost_only_time(tmp_path: Path) -> None:
+    measure = Measure()
+    (tmp_path / "file").write_text("")
+    assert measured.remember(None, "a", "x", measure) == 1.5
+    assert measured.remember(tmp_path / "file", "a", "x", measure) == 1.5
+    assert measure.count == 2
+
+
+def test_the_ratio_is_of_the_first_network_over_the_second() -> None:
+    core = openvino.open_core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    assert 0.2 < measured.bf16_speedup(core, fp32=settings, bf16=settings) < 5

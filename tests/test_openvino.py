@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import io
-import json
 import subprocess
 import sys
 import tarfile
@@ -41,10 +40,13 @@ class Network:
         self.built: list[Precision] = []
         self.source = GraphSource(signature=SIGNATURE, build=self._build, identity=identity)
 
-    def _build(self, precision: Precision) -> onnx.ModelProto:
+    def _build(self, precision: Precision, /, *, group_width: int = 1) -> onnx.ModelProto:
         self.built.append(precision)
+        self.group_width = group_width
         tensors = random_tensors(SPEC, seed=self.seed)
-        return graph.build(SPEC, preprocessing(32), tensors, precision=precision)
+        return graph.build(
+            SPEC, preprocessing(32), tensors, precision=precision, group_width=group_width
+        )
 
 
 def logits_of(network: Network, **options: Any) -> npt.NDArray[np.float32]:
@@ -284,7 +286,7 @@ def test_another_failure_is_an_engine_error_with_its_last_line() -> None:
 
 
 def test_a_graph_that_openvino_refuses_is_an_engine_error() -> None:
-    def broken(precision: Precision) -> onnx.ModelProto:
+    def broken(precision: Precision, /, *, group_width: int = 1) -> onnx.ModelProto:
         model = Network()._build(precision)
         model.graph.node[-1].op_type = "NoSuchOp"
         return model
@@ -354,29 +356,6 @@ def test_bf16_asked_for_is_not_measured_but_must_be_there(
         choose("bf16", tmp_path)
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{", "[]", "{}", '{"bf16_speedup": []}', '{"bf16_speedup": {"a": "x"}}']
-)
-def test_a_damaged_record_of_measurements_is_made_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str
-) -> None:
-    (tmp_path / "machine.json").write_text(content)
-    made = _machine(monkeypatch, bf16=True, speedup=1.9)
-    assert choose("auto", tmp_path) == choose("auto", tmp_path) == "bf16"
-    assert made == [1.9]
-
-
-def test_measurements_of_other_machines_are_kept(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "machine.json").write_text('{"bf16_speedup": {"other": 0.7}}')
-    _machine(monkeypatch, bf16=True, speedup=1.9)
-    choose("auto", tmp_path)
-    known = json.loads((tmp_path / "machine.json").read_text())["bf16_speedup"]
-    assert known["other"] == 0.7
-    assert sorted(known.values()) == [0.7, 1.9]
-
-
 def test_measuring_needs_no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _machine(monkeypatch, bf16=True, speedup=1.9)
     assert choose("auto", None) == "bf16"
@@ -385,8 +364,54 @@ def test_measuring_needs_no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 @needs_bf16
-def test_the_measurement_gives_a_plausible_ratio() -> None:
-    assert 0.05 < openvino._measure_bf16_speedup(openvino.ov.Core()) < 20
+def test_the_measurements_give_plausible_ratios() -> None:
+    assert 0.05 < openvino._measure_bf16_speedup(openvino.open_core()) < 20
+    assert 0.05 < openvino._measure_widening_speedup(openvino.open_core()) < 20
+
+
+@pytest.mark.parametrize(
+    ("precision", "bf16", "speedup", "width"),
+    [
+        ("bf16", True, 1.3, 32),
+        ("int8", True, 1.3, 64),
+        ("bf16", True, 0.9, 1),
+        ("int8", False, 1.3, 1),  # without bfloat16 there is no AMX
+        ("fp32", True, 1.3, 1),
+    ],
+)
+def test_groups_are_joined_where_that_is_faster(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    precision: Precision,
+    bf16: bool,
+    speedup: float,
+    width: int,
+) -> None:
+    _machine(monkeypatch, bf16=bf16, speedup=1.9)
+    made: list[float] = []
+    monkeypatch.setattr(
+        openvino, "_measure_widening_speedup", lambda _: made.append(speedup) or speedup
+    )
+    core = openvino.open_core()
+    for _ in range(2):
+        assert openvino._choose_group_width(core, precision, tmp_path) == width
+    assert len(made) <= 1, "measured once, then read"
+
+
+@needs_bf16
+def test_a_network_of_joined_groups_is_cached_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for speedup, width in ((0.9, 1), (1.3, 32), (1.3, 32)):
+        (tmp_path / "machine.json").unlink(missing_ok=True)
+        monkeypatch.setattr(
+            openvino, "_measure_widening_speedup", lambda _, speedup=speedup: speedup
+        )
+        network = Network()
+        logits_of(network, precision="bf16", cache=tmp_path)
+        assert not network.built or network.group_width == width
+    assert len(blobs(tmp_path)) == 2
+    assert network.built == [], "the third came from the cache"
 
 
 @needs_bf16

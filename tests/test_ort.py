@@ -26,8 +26,8 @@ SIGNATURE = Signature(input_size=32, in_chans=3, num_classes=5, embedding_size=1
 BATCH = random_batch(3, 32, seed=1)
 
 
-def build(precision: Precision) -> onnx.ModelProto:
-    assert precision == "fp32"
+def build(precision: Precision, /, *, group_width: int = 1) -> onnx.ModelProto:
+    assert (precision, group_width) == ("fp32", 1)
     return graph.build(SPEC, preprocessing(32), random_tensors(SPEC, seed=0))
 
 
@@ -87,7 +87,7 @@ def test_another_failure_is_an_engine_error() -> None:
 
 
 def test_a_graph_that_it_refuses_is_an_engine_error() -> None:
-    def broken(precision: Precision) -> onnx.ModelProto:
+    def broken(precision: Precision, /, *, group_width: int = 1) -> onnx.ModelProto:
         model = build(precision)
         model.graph.node[-1].op_type = "NoSuchOp"
         return model

@@ -92,7 +92,7 @@ def engine(request: pytest.FixtureRequest, case: Case) -> Iterator[AbstractEngin
         num_classes=case.spec.num_classes,
         embedding_size=case.spec.embedding_size,
     )
-    source = GraphSource(signature=signature, build=lambda _: case.model)
+    source = GraphSource(signature=signature, build=lambda _, **__: case.model)
     opened: AbstractEngine
     if request.param == "ort":
         opened = pytest.importorskip("resnext.engines.ort").ORTEngine(source)

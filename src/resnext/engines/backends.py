@@ -1,6 +1,7 @@
 """[torch] Ways to compute a folded network, and the fastest of them.
 
-"cudnn" is torch's documented functions, "fused" those that do a sum and a ReLU on the way,
+"cudnn" is torch's documented functions, "wide" these with narrow groups joined to wider
+ones, "fused" others, which do a sum and a ReLU on the way,
 "triton" this package's own kernels, "pairs" these with a 3x3 and a 1x1 convolution in one
 where that fits, "compile" `torch.compile` of "cudnn". All compute the same; one that cannot
 run, or differs, is never chosen.
@@ -13,6 +14,7 @@ import importlib
 import importlib.util
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +30,7 @@ from resnext.engines.folded import (
     strided,
     to_nhwc,
 )
+from resnext.engines.folding import join_groups
 from resnext.errors import ConfigError
 from resnext.layers import Conv
 
@@ -39,7 +42,30 @@ AGREEMENT: dict[Precision, float] = {"fp32": 1e-4, "tf32": 1e-2, "fp16": 1e-2, "
 
 Call = Callable[[Tensor], tuple[Tensor, ...]]
 
+GROUP_WIDTH = 32  # channels that "wide" joins groups to
+
 _TRIALS, _CALLS = 5, 3  # of a measurement: the best of so many times so many calls
+
+
+class Wide(Operations):
+    """Grouped convolutions with a few wide groups instead of many narrow ones.
+
+    Most weights are then zero. Such layers wait for memory, not for products: with groups of
+    up to 32 channels a GPU loses nothing by them, if its narrow path is slow.
+    """
+
+    def prepare(self, conv: Conv, weight: Tensor) -> Tensor:
+        """Join the groups of a weight."""
+        joined, _ = join_groups(weight.float().cpu().numpy(), conv.groups, width=GROUP_WIDTH)
+        return super().prepare(conv, torch.from_numpy(joined).to(weight.device, weight.dtype))
+
+    def convolve(
+        self, conv: Conv, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None
+    ) -> Tensor:
+        """Compute as `Operations.convolve` does."""
+        if not is_pointwise(conv):
+            conv = replace(conv, groups=conv.in_channels // weight.shape[1])
+        return super().convolve(conv, x, weight, bias, residual)
 
 
 class Epilogues(Operations):
@@ -166,6 +192,7 @@ def obstacle(name: str, device: torch.device) -> str:
 def operations(name: str) -> Operations:
     """Return how a backend computes convolutions."""
     kinds: dict[str, Callable[[], Operations]] = {
+        "wide": Wide,
         "fused": Epilogues,
         "triton": Kernels,
         "pairs": Pairs,

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +33,7 @@ BEST_BATCH_SIZE: Final = 8
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "int8"]  # of all engines together
 # How the torch engine computes: `--engine torch:triton`; see `engines.backends`.
-BACKENDS: Final = ("cudnn", "fused", "triton", "pairs", "compile")
+BACKENDS: Final = ("cudnn", "wide", "fused", "triton", "pairs", "compile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +71,27 @@ class Signature:
     feature_maps: bool = False
 
 
+class Build(Protocol):
+    """Builds a graph for a precision, its groups at least `group_width` channels wide."""
+
+    def __call__(self, precision: Precision, /, *, group_width: int = 1) -> onnx.ModelProto:
+        """Return the graph."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GraphSource:
     """Where an engine gets its graph: built only when it is needed.
 
     Args:
         signature: Sizes of the network's input and outputs.
-        build: Returns the graph for a precision; called at most once.
+        build: Returns the graph; called at most once.
         identity: Tells this graph from every other, such as a hash of the weights and of
             all that `build` depends on; "" where nothing does, and nothing is cached.
         eight_bits: Whether there is a graph for "int8".
     """
 
     signature: Signature
-    build: Callable[[Precision], onnx.ModelProto]
+    build: Build
     identity: str = ""
     eight_bits: bool = False
 

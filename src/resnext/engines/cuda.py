@@ -185,9 +185,10 @@ class CudaEngine(AbstractEngine):
                 raise ValueError(value)
             return str(value)
 
-        path = None if self._cache is None else self._cache / "machine.json"
         key = make_key({**self._describe(), "backends": names, "batch_size": size})
-        return measured.once(path, "torch_backend", key, lambda: self._measure(names, size), parse)
+        return measured.remember(
+            self._cache, "torch_backend", key, lambda: self._measure(names, size), parse
+        )
 
     def _measure(self, names: list[str], size: int) -> str:
         shape = self._shape(size)

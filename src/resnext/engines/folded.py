@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from resnext import arch, layers
 from resnext.arch import ArchSpec
-from resnext.engines import graph
+from resnext.engines import folding
 from resnext.errors import ModelFileError
 from resnext.layers import Block, Conv, GlobalPool, Layer, Linear, Pool, SqueezeExcite
 from resnext.modules import make_pool
@@ -36,7 +36,7 @@ def fold(
         spec: The network.
         preprocess: Gives the mean and the standard deviation.
         tensors: Its `state_dict`.
-        exact: Whether pixels are normalized in float32; otherwise as in `graph.fold_stem`.
+        exact: Whether pixels are normalized in float32; otherwise as in `folding.fold_stem`.
 
     Raises:
         ModelFileError: A tensor is missing, of another shape, or makes weights that are not
@@ -48,19 +48,19 @@ def fold(
     for layer in _walk(table):
         if isinstance(layer, Conv):
             if layer is table[0] and not exact:
-                weight, bias, found[_CENTERS] = graph.fold_stem(layer, tensors, scale, shift)
+                weight, bias, found[_CENTERS] = folding.fold_stem(layer, tensors, scale, shift)
             else:
-                weight, bias = graph.fold(layer, tensors)
+                weight, bias = folding.fold(layer, tensors)
             found |= {f"{layer.name}.weight": weight, f"{layer.name}.bias": bias}
         elif isinstance(layer, layers.SelectiveKernel):
             key = f"{layer.name}.attn.fc_select.weight"
-            found[key] = graph.take(tensors, key, layer.select_shape)
+            found[key] = folding.take(tensors, key, layer.select_shape)
         elif isinstance(layer, SqueezeExcite | Linear):
             shapes = layer.tensor_shapes()
-            found |= {key: graph.take(tensors, key, shape) for key, shape in shapes.items()}
+            found |= {key: folding.take(tensors, key, shape) for key, shape in shapes.items()}
     if exact:
         found |= {_SCALE: scale, _SHIFT: shift}
-    return {key: torch.from_numpy(graph.narrow(key, value)) for key, value in found.items()}
+    return {key: torch.from_numpy(folding.narrow(key, value)) for key, value in found.items()}
 
 
 def _walk(table: Iterable[Layer]) -> Iterator[Layer]:

@@ -152,7 +152,7 @@ def describe(local: LocalModel, *, feature_maps: bool = False) -> GraphSource:
     architecture, preprocess = document.architecture, document.preprocess
     eight_bits = document.quantization
 
-    def build(precision: Precision) -> onnx.ModelProto:
+    def build(precision: Precision, /, *, group_width: int = 1) -> onnx.ModelProto:
         from resnext.engines import graph  # brings onnx, 80 ms
 
         tensors = read_tensors(local)
@@ -163,6 +163,7 @@ def describe(local: LocalModel, *, feature_maps: bool = False) -> GraphSource:
             precision=precision,
             feature_maps=feature_maps,
             quantization=eight_bits,
+            group_width=group_width,
         )
 
     return GraphSource(
