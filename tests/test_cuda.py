@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from functools import cache
@@ -263,6 +264,120 @@ def test_the_command_line_can_name_a_backend(tmp_path: Path) -> None:
         assert (type(folded), type(module)) == (cuda.CudaEngine, eager.EagerEngine)
         error = relative_error(folded.run(batch).logits, module.run(batch).logits)
     assert error < 0.01
+
+
+class _Instant:
+    """A stream, an event: on this stand-in for a GPU everything happens at once."""
+
+    def __init__(self, *_: Any) -> None:
+        self.seen: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("record", "synchronize", "wait_event", "wait_stream"):
+            raise AttributeError(name)
+        return lambda *_: self.seen.append(name)
+
+
+class _Graph:
+    """Computes again what was computed between its beginning and its end."""
+
+    replays = 0
+
+    def capture(self, program: Any) -> None:
+        self.program = program
+
+    def replay(self) -> None:
+        type(self).replays += 1
+        found = self.program._network(self.program.pixels)
+        for result, value in zip(self.program._results, found, strict=True):
+            result.copy_(value)
+
+
+@pytest.fixture
+def gpu_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Stand-ins for streams and graphs, so that the steps between them run everywhere."""
+    same, cuda_module = contextlib.nullcontext(), torch.cuda
+    for name in ("Stream", "Event"):
+        monkeypatch.setattr(cuda_module, name, _Instant)
+    for name in ("device", "stream", "graph"):
+        monkeypatch.setattr(cuda_module, name, lambda *_args, **_options: same)
+    monkeypatch.setattr(cuda_module, "current_stream", lambda *_: _Instant())
+    monkeypatch.setattr(cuda_module, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(cuda_module, "CUDAGraph", _Graph)
+    for name in ("empty", "empty_like"):  # without a GPU no memory can be pinned
+        make = getattr(torch, name)
+        monkeypatch.setattr(
+            torch, name, lambda *a, make=make, pin_memory=False, **options: make(*a, **options)
+        )
+    capture = cuda.Program._capture
+
+    def captured(program: Any, shape: Any, lane: Any) -> None:
+        capture(program, shape, lane)
+        if program._graph is not None:
+            program._graph.capture(program)
+
+    monkeypatch.setattr(cuda.Program, "_capture", captured)
+    monkeypatch.setattr(_Graph, "replays", 0)
+    return lambda: cuda.Lane(torch.device("cpu"))
+
+
+def test_what_is_sent_and_padded_comes_back_in_order(gpu_on_the_processor: Any) -> None:
+    pixels = random_batch(21, SIZE, seed=5)
+    with open_cpu(feature_maps=True) as plain:
+        expected = plain.run(pixels)
+    with open_cpu(feature_maps=True) as engine:
+        engine._lane = gpu_on_the_processor()
+        engine.best_batch_size = 8
+        for count in (1, 3, 8, 21):  # 21 is 8, 8 and 5, which is filled up to 8
+            found = engine.run(pixels[:count])
+            for part in ("logits", "embedding", "features"):
+                expected_part = getattr(expected, part)[:count]
+                assert relative_error(getattr(found, part), expected_part) < 1e-5, (count, part)
+        first = engine.run(pixels[:2])
+        before = first.logits.copy()
+        engine.run(pixels[5:7])
+        np.testing.assert_array_equal(first.logits, before)
+        assert sorted(engine._programs) == [1, 2, 4, 8]
+        assert _Graph.replays == 1 + 1 + 1 + 3 + 2
+
+
+def test_what_cannot_be_captured_runs_as_it_is(
+    gpu_on_the_processor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextlib.contextmanager
+    def refuse(*_: Any, **__: Any) -> Iterator[None]:
+        raise RuntimeError("operation not permitted when stream is capturing")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "graph", refuse)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+    pixels = random_batch(3, SIZE, seed=5)
+    with open_cpu() as engine:
+        expected = engine.run(pixels).logits
+        engine._programs.clear()
+        engine._lane = gpu_on_the_processor()
+        assert relative_error(engine.run(pixels).logits, expected) < 1e-5
+        assert _Graph.replays == 0
+
+        def too_much(*_: Any, **__: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        monkeypatch.setattr(torch.cuda, "graph", too_much)
+        engine._programs.clear()
+        with pytest.raises(EngineError, match="has not enough memory for one picture"):
+            engine.run(pixels)
+
+
+def test_backends_are_measured_with_graphs(
+    gpu_on_the_processor: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("cudnn", "wide")
+    monkeypatch.setattr(backends, "obstacle", lambda name, _: "" if name in names else name)
+    with cuda.CudaEngine(*network(), device="cpu") as engine:
+        engine._lane = gpu_on_the_processor()
+        assert engine._measure(list(names), 2) in names
+        assert _Graph.replays > 2 * 5
+        assert engine.run(random_batch(2, SIZE, seed=5)).logits.shape == (2, 7)
 
 
 @on_gpu
