@@ -378,10 +378,13 @@ def _summary(recorded: Any, device: torch.device) -> dict[str, Any]:
     name = "device_time_total" if on_gpu else "cpu_time_total"
     own = "self_device_time_total" if on_gpu else "self_cpu_time_total"
     events = recorded.key_averages()
-    layers = {one.key: getattr(one, name) for one in events if one.key.startswith("layer: ")}
+    layers: dict[str, float] = {}
+    for one in events:
+        if one.key.startswith("layer: "):  # a GPU may have an entry of its own for it
+            layers[one.key] = max(layers.get(one.key, 0.0), getattr(one, name))
     kernels = [one for one in events if not one.key.startswith("layer: ")]
     if on_gpu:  # kernels, and not the functions that started them
-        kernels = [one for one in kernels if one.device_type == torch.profiler.DeviceType.CUDA]
+        kernels = [one for one in kernels if one.device_type == torch.autograd.DeviceType.CUDA]
     kernels.sort(key=lambda one: -getattr(one, own))
     return {
         "total_us": round(sum(getattr(one, own) for one in kernels), 1),
