@@ -120,7 +120,8 @@ def measure_labels(pool: Table, num_classes: int, seed: int) -> dict[str, Any]:
     others[np.arange(len(wrong)), judged.labels] = -1
     joint = _confident_joint(judged.shares, judged.labels)
     suspects = judged.suspects
-    truth = np.array([judged.names.index(given[rows[n]]) for n in judged.positions])
+    place = {name: number for number, name in enumerate(judged.names)}  # of the classes judged
+    truth = np.array([place.get(given[rows[n]], -1) for n in judged.positions])
     return {
         "classes": num_classes,
         "pictures": len(rows),

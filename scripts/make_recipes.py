@@ -19,7 +19,7 @@ SHOWN = (
     " augment.mixup_alpha augment.cutmix_alpha augment.color_jitter loss.kind"
     " loss.bce_threshold loss.label_smoothing optim.name optim.lr optim.weight_decay"
     " optim.norm_weight_decay optim.decay_biases schedule.kind schedule.warmup_epochs"
-    " schedule.every ema.decay model.drop_path_rate model.zero_init_last precision"
+    " schedule.every ema.decay ema.scaling model.drop_path_rate model.zero_init_last precision"
 ).split()
 
 

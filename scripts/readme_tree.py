@@ -24,13 +24,14 @@ checkpoints checkpoints.keymaps checkpoints.timmnames checkpoints.timmconfig
 checkpoints.pickles checkpoints.reader
 hub hub.downloads hub.cache hub.origins weights
 results results.formats results.pages results.outputs results.parquet results.sinks
+results.figures
 engines engines.base engines.folding engines.graph engines.compiled engines.measured
 engines.openvino engines.ort
 modules network engines.eager engines.folded engines.backends engines.cuda
 engines.tuning engines.select
 prefetch classifier
 explore explore.cam explore.gradients explore.faithfulness explore.neighbors explore.index
-training training.config training.registry training.recipes training.samples
+training training.typed training.config training.registry training.recipes training.samples
 training.listing training.folders training.shards training.rows training.arrow training.tables
 training.layouts training.split training.scan training.data training.settings training.order
 training.operations

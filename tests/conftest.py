@@ -61,6 +61,25 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(scope="session")
+def train_and_val(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of three classes in two parts, 6 and 2 of each; to be copied, not changed."""
+    from resnext import testing
+
+    folder = tmp_path_factory.mktemp("pictures") / "data"
+    testing.write_pictures(folder / "train", per_class=6)
+    testing.write_pictures(folder / "val", per_class=2, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file that takes milliseconds; to be copied, not changed."""
+    from resnext import testing
+
+    return testing.write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
 @pytest.fixture(autouse=True)
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any) -> None:
     """Give every test an empty cache folder and none of the user's settings."""

@@ -54,6 +54,7 @@ EXTRA_OF |= dict.fromkeys(("training.head", "training.finetune"), "finetune")
 EXTRA_OF |= dict.fromkeys(("evaluation.plots", "deploy.plots"), "evaluate")
 EXTRA_OF |= {"deploy.rivals": "train", "deploy.quantize": "quantize"}
 EXTRA_OF["doctor.mislabels"] = "finetune"
+EXTRA_OF["results.figures"] = "evaluate"
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 
 MODULES = {

@@ -29,7 +29,7 @@ def test_logits_that_are_no_numbers_are_refused_with_their_row() -> None:
     logits = np.zeros((2000, 1000), np.float32)
     check_logits(logits)
     logits[1500, 3], logits[1999, 0] = np.nan, np.inf
-    with pytest.raises(EngineError, match="2 of 2000 pictures .* the first in row 1500"):
+    with pytest.raises(EngineError, match="2 of 2,000 pictures .* the first in row 1500"):
         check_logits(logits)
     with pytest.raises(ConfigError, match=r"logits are \(3,\); expected \(N, K\)"):
         check_logits(np.zeros(3))

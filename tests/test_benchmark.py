@@ -141,11 +141,16 @@ def test_the_command_prints_a_table_and_writes_files(
     arguments = ["benchmark", str(path), "--engines", "openvino", "--precisions", "fp32"]
     arguments += ["--rounds", "1", "--seconds", "0.02", "--batches", "2"]
     assert app.run([*arguments, "-o", str(out), "--plot", str(plot)]) == 0
-    header, row = capsys.readouterr().out.splitlines()
+    captured = capsys.readouterr()
+    assert captured.err == f"written: {out}\nwritten: {plot}\n"
+    header, row = captured.out.splitlines()
     assert header.split()[:3] == ["engine", "precision", "batch"]
     assert row.split()[:3] == ["openvino", "fp32", "2"]
     found = json.loads(out.read_text())
     assert math.isclose(found["rows"][0]["images_per_s"], float(row.split()[3]), abs_tol=0.06)
     assert plot.read_bytes().startswith(b"\x89PNG")
+    singular = ["benchmark", str(path), "--engine", "openvino", "--precision", "fp32"]
+    assert app.run([*singular, *arguments[6:], "--json"]) == 0  # as other commands spell them
+    assert len(json.loads(capsys.readouterr().out)["rows"]) == 1
     assert app.run(["benchmark", str(path), "--batches", "0"]) == 2
     assert "--batches is '0'" in capsys.readouterr().err

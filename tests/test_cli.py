@@ -93,11 +93,14 @@ def test_paths_on_stdin(tiny: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["table", "json", "jsonl", "csv"])
-def test_output_file(tiny: str, tmp_path: Path, format: str) -> None:
+def test_output_file(
+    tiny: str, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "answers"
     assert app.run(["predict", str(CAT), "-m", tiny, "-f", format, "-o", str(out)]) == 0
     assert "cat" in out.read_text()
     assert os.listdir(tmp_path) == ["answers"]
+    assert f"written: {out}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

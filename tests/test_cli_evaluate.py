@@ -56,7 +56,7 @@ def test_a_summary_without_any_file(
     assert evaluate(photos, tiny=tiny) == 0
     captured = capsys.readouterr()
     facts = shown(captured.out)
-    assert facts["pictures"] == "12 of 2 classes"
+    assert facts["data"] == "12 pictures in 2 classes"
     assert facts["matched"] == "1 by name but for case and punctuation, 1 by name"
     assert facts["top-1"].startswith("50.00 % (")
     assert facts["error"] == "50.00 / 0.00 (top-1 / top-5, %)"
@@ -82,7 +82,7 @@ def test_a_bad_picture_is_named_and_the_exit_code_is_3(
     captured = capsys.readouterr()
     assert "note: the part `val` is evaluated" in captured.err
     assert "left out: dog/0001.png: is not a picture" in captured.err
-    assert shown(captured.out)["pictures"] == "11 of 2 classes; 1 cannot be read"
+    assert shown(captured.out)["data"] == "11 pictures in 2 classes; 1 cannot be read"
     assert evaluate(tmp_path, "--ignore-errors", tiny=tiny) == 0
     assert evaluate(tmp_path, "--ignore-errors", "--json", tiny=tiny) == 0
     assert app.run(["compare", tiny, tiny, str(tmp_path), *FAST, "--ignore-errors"]) == 0
@@ -137,7 +137,7 @@ def test_restricted_answers_do_not_calibrate(
 def test_without_the_extra_the_message_says_so_before_the_work(
     photos: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.delitem(sys.modules, "resnext.evaluation.plots", raising=False)
     assert evaluate(photos, "-o", tmp_path / "out", tiny=tiny) == 5
     assert "pip install 'resnext[evaluate]'" in capsys.readouterr().err
@@ -175,7 +175,7 @@ def test_compare_says_which_is_better(
     words = ["compare", tiny, str(other), str(photos), *FAST]
     assert app.run([*words, "-o", str(tmp_path / "out")]) == 0
     facts = shown(capsys.readouterr().out)
-    assert facts["pictures"] == "12 of 2 classes"
+    assert facts["data"] == "12 pictures in 2 classes"
     assert "points" in facts["B - A, top-1"]
     assert facts["report"] == str(tmp_path / "out" / "compare.html")
     assert app.run([*words, "--json"]) == 0

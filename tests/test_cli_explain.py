@@ -153,18 +153,27 @@ def test_a_file_of_another_kind_or_for_several_pictures_is_refused(
     assert os.listdir(tmp_path) == []
 
 
-def test_a_class_is_found_as_the_name_of_a_folder_is(tmp_path: Path) -> None:
-    names = ["dog", "tabby, tabby cat", "Egyptian cat", "crane", "crane"]
+def test_a_class_that_is_not_there_is_refused_with_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["dog", "tabby, tabby cat", "Egyptian cat"]
     path = testing.write_tiny_model(tmp_path / "m.safetensors", class_names=names)
-    classifier = Classifier(path, engine=testing.ConstantEngine([0.0] * 5))
-    for name in ("tabby, tabby cat", "Tabby", "tabby_cat", "1"):
-        assert explain.find_class(classifier, name) == 1
-    assert explain.find_class(classifier, "egyptian-cat") == 2
-    with pytest.raises(ConfigError, match="by its number: 3, 4"):
-        explain.find_class(classifier, "crane")
-    for name in ("dgo", "", "5", "-1"):
-        with pytest.raises(ConfigError, match="there is no class .* among the 5 of"):
-            explain.find_class(classifier, name)
+    command = ["explain", str(CAT), "-m", str(path), "-o", str(tmp_path / "o.png")]
+    assert app.run([*command, "--class", "cat"]) == 2
+    assert "did you mean 'tabby, tabby cat' or 'Egyptian cat'?" in capsys.readouterr().err
+    assert not (tmp_path / "o.png").exists()
+
+
+def test_an_overlay_never_takes_the_place_of_a_picture(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = testing.write_pictures(tmp_path / "data", classes=("red",), per_class=2) / "red"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for output in (folder, folder / "0000.png"):
+        source = folder if output is folder else output
+        assert app.run(["explain", str(source), "-m", tiny, "-o", str(output)]) == 2
+        assert "is both a file to read and the output" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 # --- embed ------------------------------------------------------------------------------------
@@ -181,7 +190,14 @@ def test_embeddings_as_numpy_are_those_of_the_classifier(
     assert rows.shape == (9, 1024)
     with Classifier(tiny, precision="fp32") as classifier:
         np.testing.assert_allclose(rows, classifier.embed(names), atol=1e-5)
+    capsys.readouterr()
     assert app.run([*arguments, "--ignore-errors"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in shown[:4]] == [
+        ["embeddings", str(out)], ["pictures", "9"], ["values", "1024"], ["left_out", "1"]
+    ]  # fmt: skip
+    assert app.run([*arguments, "--ignore-errors", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["embeddings"] == str(out)
 
 
 def test_embeddings_as_parquet(tiny: str, data: Path, tmp_path: Path) -> None:
@@ -216,8 +232,11 @@ def test_an_index_is_made_and_searched(
     capsys.readouterr()
     query = str(data / "green" / "0001.png")
     search = ["search", query, "--index", str(place), "-k", "3", *common]
+    capsys.readouterr()
     assert app.run([*search, "--html", str(page)]) == 0
-    title, header, first, *_ = capsys.readouterr().out.splitlines()
+    captured = capsys.readouterr()
+    assert captured.err == f"written: {page}\n"
+    title, header, first, *_ = captured.out.splitlines()
     assert title.startswith(query)
     assert "vote: " in title
     assert header.split() == ["similarity", "class", "picture"]
@@ -251,3 +270,17 @@ def test_what_search_refuses(
     assert app.run(["search", str(CAT), "--index", str(place), "--temperature", "0"]) == 2
     assert app.run(["index", str(tmp_path / "absent"), "-m", tiny, "-o", str(place)]) == 3
     assert app.run(["index", str(data), "-m", tiny, "-o", "/absent/x.index"]) == 5
+
+
+def test_an_index_replaces_an_index_but_no_model(
+    tiny: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "index.safetensors"
+    command = ["index", str(data), "-m", tiny, "--ignore-errors", "-o"]
+    assert app.run([*command, str(place)]) == 0
+    assert app.run([*command, str(place)]) == 0
+    model = Path(shutil.copy(tiny, tmp_path / "mine.safetensors"))
+    capsys.readouterr()
+    assert app.run([*command, str(model)]) == 2
+    assert "has the name of a model: no result replaces it" in capsys.readouterr().err
+    assert model.read_bytes() == Path(tiny).read_bytes()

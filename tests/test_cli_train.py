@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from resnext import modelfile, testing
-from resnext.cli import app
+from resnext.cli import app, options
 from resnext.training import recipes, records
 
 SMALL = ("--model", "resnext29_1x1d", "--batch-size", "4", "--workers", "0") + tuple(
@@ -133,6 +134,51 @@ def test_a_model_comes_out(
     assert summary["left_out"] == []
     assert app.run([*words, "--resume", "never"]) == 2
     assert "has a run already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rank", "left_out", "ignore_errors", "code", "said"),
+    [
+        (None, 0, False, 0, ""),
+        (None, 2, False, 3, ""),
+        (None, 2, True, 0, ""),
+        ("0", 1, False, 0, "warning: 1 picture left out; the exit code is 0 and not 3"),
+        ("1", 1, False, 0, ""),
+        ("0", 1, True, 0, ""),
+    ],
+)
+def test_torchrun_gets_no_code_that_it_takes_for_a_crash(
+    rank: str | None,
+    left_out: int,
+    ignore_errors: bool,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in (("RANK", rank), ("WORLD_SIZE", rank and "2")):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert options.code_of_training(left_out, ignore_errors=ignore_errors) == code
+    error = capsys.readouterr().err
+    assert error.startswith(said) and bool(error) == bool(said)
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_a_bad_picture_under_torchrun_is_said_without_a_wall(
+    pictures: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    data = Path(shutil.copytree(pictures, tmp_path / "data"))
+    next(data.rglob("*.png")).write_bytes(b"no picture")
+    process = start(str(data), "-o", str(tmp_path / "run"), *SMALL, "--epochs", "1", ranks=2)
+    out, error = process.communicate(timeout=100)
+    assert process.returncode == 0, error
+    assert "left out: " in error and "warning: 1 picture left out" in error
+    assert "FAILED" not in error and "ChildFailedError" not in error
+    assert "best.safetensors" in out
 
 
 def start(*words: str, ranks: int = 1) -> subprocess.Popen[str]:

@@ -75,7 +75,7 @@ def test_table_certificate_and_round_trip(
     path = tmp_path / "tiny.parity.json"
     assert app.run(["verify", tiny, "-o", str(path)]) == 0
     captured = capsys.readouterr()
-    assert captured.err == ""
+    assert captured.err == f"written: {path}\n"
     assert captured.out.splitlines()[-1] == "verdict: passed"
     assert "openvino  fp32" in captured.out
     assert weights.locate(tiny).sha256 in captured.out
@@ -121,7 +121,7 @@ def test_a_broken_engine_exits_4_and_is_named(
     path = tmp_path / "bad.json"
     assert app.run(["verify", tiny, "-o", str(path)]) == 4
     captured = capsys.readouterr()
-    assert captured.err.startswith("error: tiny: engine openvino (fp32): ")
+    assert "error: tiny: engine openvino (fp32): " in captured.err
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert captured.out.splitlines()[-1] == "verdict: failed"
@@ -190,3 +190,29 @@ def test_usage_and_refusals(
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["verify", "--help"]) == 0
     assert "Example:  resnext verify" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words", [["verify", "-o"], ["benchmark", "-o"], ["benchmark", "--plot"], ["predict", "-o"]]
+)
+def test_no_result_takes_the_place_of_a_model(
+    words: list[str], tiny: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Path(tiny).read_bytes()
+    command, option = words
+    more = ["-f", "csv"] if command == "predict" else []
+    assert app.run([command, tiny, *more, option, tiny]) == 2
+    assert "is both a file to read and the output" in capsys.readouterr().err
+    assert Path(tiny).read_bytes() == before
+
+
+def test_the_rule_of_outputs_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["--help"]) == 0
+    assert "are there are replaced; models only with --force" in capsys.readouterr().out
+    replaced = {"benchmark", "check", "embed", "explain", "index", "predict", "search", "verify"}
+    kept = {"compare", "convert", "evaluate", "export", "finetune", "quantize"}
+    for name in sorted(replaced | kept):
+        assert app.run([name, "--help"]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert ("or replace" in text) == (name in replaced), name
+        assert ("--force" in text) == (name in kept), name

@@ -248,7 +248,7 @@ def test_classes_that_one_model_lacks_are_an_error(folder: Path, tmp_path: Path)
             pass
 
 
-def test_the_page_is_harmless_and_whole(tmp_path: Path) -> None:
+def test_the_page_is_harmless_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("red", HOSTILE)
     data = testing.write_pictures(tmp_path / "data", classes=("0", "1"), per_class=3)
     (data / "0" / "0001.png").write_bytes(b"no picture")
@@ -266,6 +266,11 @@ def test_the_page_is_harmless_and_whole(tmp_path: Path) -> None:
     page = (tmp_path / "out" / versus.REPORT).read_text("utf-8")
     assert HOSTILE not in page
     assert "&lt;script&gt;" in page
-    assert "Only A is right" in page and "Only B is right" in page
+    assert "On 5 pictures in 2 classes;" in page
+    assert "Only A is right: 2 pictures" in page and "Only B is right: 3 pictures" in page
+    assert "All of them, first those where B is surest of a wrong answer." in page
+    monkeypatch.setattr(versus, "MOST", 2)
+    versus.write(first, found, tmp_path / "out")
+    assert "2 of them, first those where A is" in (tmp_path / "out" / "compare.html").read_text()
     assert page.count("data:image/jpeg") == 5
     assert np.isfinite(figures["speed"]["ratio"])

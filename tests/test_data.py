@@ -106,7 +106,7 @@ def test_a_class_without_a_picture_in_a_given_part_is_told(
 def test_a_class_only_in_val_is_an_error_that_names_it(parts: Path) -> None:
     testing.write_pictures(parts / "val", classes=("pink",), per_class=1)
     with pytest.raises(
-        DatasetError, match=r"1 classes are only in the part to validate on: pink \(val/pink/0000"
+        DatasetError, match=r"1 class is only in the part to validate on: pink \(val/pink/0000"
     ):
         open_data(parts)
 
@@ -140,7 +140,7 @@ def test_copies_in_given_parts_are_told(parts: Path, monkeypatch: Any) -> None:
     opened = open_data(parts)
     assert opened.split["copies"] == 1
     assert opened.notes == (
-        "1 pictures to validate on are in train as well: val/red/x.png = train/red/0002.png",
+        "1 picture to validate on is in train as well: val/red/x.png = train/red/0002.png",
         "classes without a picture to validate on: blue",
     )
     shutil.copy(parts / "train" / "red" / "0002.png", parts / "val" / "green" / "y.png")
@@ -180,7 +180,7 @@ def test_classes_can_be_given_in_another_order_with_more_of_them(pictures: Path)
     assert opened.train.labels.class_names == ("red", "pink", "green", "blue")
     assert opened.train.counts == (10, 0, 10, 10)
     assert opened.notes == ("classes without a picture: pink",)
-    with pytest.raises(DatasetError, match="1 classes are not among those given: green"):
+    with pytest.raises(DatasetError, match="1 class is not among those given: green"):
         open_data(pictures, classes=["red", "blue"])
     with pytest.raises(ConfigError, match="names one twice"):
         open_data(pictures, classes=["red", "red"])
@@ -216,7 +216,7 @@ def test_classes_of_a_data_set_without_pictures_are_named(tmp_path: Path) -> Non
     table = pa.table({"path": ["red/0000.png", "blue/0000.png"], "label": [2, 0]})
     meta = {"huggingface": json.dumps({"info": {"features": features}})}
     pq.write_table(table.replace_schema_metadata(meta), tmp_path / "t.parquet")
-    with pytest.raises(DatasetError, match="1 classes have no picture to learn from: b"):
+    with pytest.raises(DatasetError, match="1 class has no picture to learn from: b"):
         open_data(tmp_path / "t.parquet")
     assert open_data(tmp_path / "t.parquet", classes="ca").train.counts == (1, 1)
 

@@ -125,4 +125,4 @@ def test_pictures_of_no_class_among_others_are_told() -> None:
     entries = (table.entries[0], Entry("stray.jpg", "stray.jpg", ()))
     intake = Intake(place="/data", entries=entries, parts=np.zeros(2, np.int8), labelled=True)
     notes = list(checks.unlabelled(Table(intake=intake, records=table.records, problems={})))
-    assert notes == ["1 pictures are in no class: stray.jpg"]
+    assert notes == ["1 picture is in no class: stray.jpg"]

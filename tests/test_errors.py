@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -90,6 +91,33 @@ def test_import_extra_gives_the_module() -> None:
 
 def test_a_missing_extra_says_what_to_install() -> None:
     with pytest.raises(
-        MissingExtraError, match=r"`no_such_module` is not installed.*\n\nhint: pip install 'resne"
-    ):
+        MissingExtraError, match=r"`no_such_module` is not installed; the extra `parquet` brings it"
+    ) as info:
         errors.import_extra("no_such_module.part", extra="parquet")
+    assert info.value.hint == errors.install_hint("parquet")
+    for command in ("pip install 'resnext[parquet]'", "pip install '.[parquet]'"):
+        assert command in info.value.hint
+
+
+def test_no_module_words_the_installation_itself() -> None:
+    package = Path(errors.__file__).parent
+    found = [
+        path.name for path in package.rglob("*.py") if "pip install 'resnext[" in path.read_text()
+    ]
+    assert found == ["errors.py"]
+
+
+@pytest.mark.parametrize(
+    ("number", "given", "text"),
+    [
+        (0, ("picture",), "0 pictures"),
+        (1, ("picture",), "1 picture"),
+        (1000, ("picture",), "1,000 pictures"),
+        (1, ("class has", "classes have"), "1 class has"),
+        (2, ("class has", "classes have"), "2 classes have"),
+    ],
+)
+def test_what_is_counted_agrees_with_its_number(
+    number: int, given: tuple[str, ...], text: str
+) -> None:
+    assert errors.counted(number, *given) == text

@@ -132,7 +132,7 @@ def test_a_constant_engine_is_right_where_its_class_is(tiny: Path, photos: Path)
     shown = dict(wording.describe(figures))
     assert shown["error"].startswith("66.67 / 0.00")
     assert shown["top-1"].startswith("33.33 % (")
-    assert shown["pictures"] == "45 of 3 classes"
+    assert shown["data"] == "45 pictures in 3 classes"
 
 
 def test_no_class_of_the_model_but_one(tiny: Path, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_class_without_a_picture_that_counts_is_in_no_average(tiny: Path, tmp_
     [red, green] = figures["classes"]
     assert (red["recall"], green["recall"], green["low"], green["pictures"]) == (1, None, None, 0)
     shown = dict(wording.describe(figures))
-    assert shown["pictures"] == "2 of 2 classes; 2 cannot be read; none of green"
+    assert shown["data"] == "2 pictures in 2 classes; 2 cannot be read; none of green"
     assert shown["macro"] == "precision 100.00 %, recall 100.00 %, F1 100.00 %"
     assert shown["worst classes"] == "red 100 %"
 
@@ -256,7 +256,8 @@ def test_a_model_of_several_labels_is_judged_class_by_class(
     assert judged.confidence[0] == pytest.approx(1 / (1 + np.exp(-logits[0].max())), rel=1e-6)
     assert [row["pictures"] for row in figures["classes"]] == targets[:, present].sum(0).tolist()
     shown = dict(wording.describe(figures))
-    assert shown["mAP"] == wording.percent(precision)
+    assert shown["mAP"] == wording.with_interval(figures["averages"]["mean_average_precision"])
+    assert figures["averages"]["micro_f1"]["low"] < micro < figures["averages"]["micro_f1"]["high"]
     assert shown["F1"].endswith("yes is above 50 %")
     assert "calibration" not in shown
     json.dumps(figures, allow_nan=False)

@@ -87,7 +87,7 @@ def test_the_page_runs_nothing_loads_nothing_and_shows_all_names(written: Path) 
     assert "\x1b" not in text
     assert "<b>" in text or "b>&" in text
     assert "The worst mistakes" in text
-    assert "1 pictures cannot be read" in text
+    assert "1 picture cannot be read" in text
 
 
 def test_a_mistake_has_picture_and_heat_map(written: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from resnext import files
-from resnext.errors import OutputError
+from resnext.errors import ConfigError, OutputError
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -85,3 +85,27 @@ def test_a_read_only_folder_is_told_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
     with pytest.raises(OutputError, match="read-only"):
         files.check_place(tmp_path / "locked" / "new.json")
+
+
+def test_a_result_replaces_a_result_and_what_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"old")
+    for name in ("a.csv", "new.csv", "new.safetensors"):
+        files.check_replaceable(tmp_path / name, inputs=[tmp_path / "none.jpg", "-"])
+    files.check_replaceable(Path(os.devnull))
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.PTH", "a.onnx"])
+def test_a_result_replaces_no_model_unless_it_is_one_of_its_own(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"12345678 own kind")
+    with pytest.raises(ConfigError, match=f"{name} is there, and has the name of a model"):
+        files.check_replaceable(tmp_path / name)
+    with pytest.raises(ConfigError, match="name of a model"):
+        files.check_replaceable(tmp_path / name, mark=b"another")
+    files.check_replaceable(tmp_path / name, mark=b"own kind")
+
+
+def test_a_result_replaces_nothing_that_it_is_made_from(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"old")
+    os.link(tmp_path / "a.png", tmp_path / "b.png")
+    with pytest.raises(ConfigError, match=r"b\.png is both a file to read and the output"):
+        files.check_replaceable(tmp_path / "b.png", inputs=[tmp_path / "a.png"])

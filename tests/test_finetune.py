@@ -70,7 +70,7 @@ def test_the_file_is_an_ordinary_model_that_predicts_as_the_metrics_say(
     assert metrics["top1"] == metrics["top5"] == 100.0
     assert metrics["class_pictures"] == metrics["class_right"] == [3, 3, 3]
     assert metrics["class_learned"] == [12, 12, 12]
-    assert metrics["data"] == "9 pictures that were not learned from"
+    assert metrics["data"] == "9 pictures not learned from"
     assert not any(result.rejected for result in results)
     # The head is fitted outside the engine; inside it must mean the same.
     shares = [

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import resnext
-from resnext.errors import ResNeXtError
+from resnext.errors import ResNeXtError, install_hint
 
 HEAVY = {"torch", "torchvision", "openvino", "onnx", "onnxruntime", "PIL", "rich", "click"}
 HEAVY |= {"numpy", "huggingface_hub", "safetensors", "pyarrow"}
@@ -115,7 +115,7 @@ for name in {FOR_TORCH}:
     )
     first, *hints = run.stdout.splitlines()
     assert first == "2 Classifier"
-    assert hints == ["pip install 'resnext[torch]'"] * len(FOR_TORCH)
+    assert hints == [install_hint("torch")] * len(FOR_TORCH)
 
 
 def test_another_name_is_refused() -> None:

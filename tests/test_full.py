@@ -162,7 +162,11 @@ def test_a_teacher_is_learned_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "data", "said"),
     [
-        (["optim.batch_size=64"], {}, r"(?s)there are 26 training pictures.*optim.batch_size=2$"),
+        (
+            ["optim.batch_size=64"],
+            {},
+            r"(?s)expected at most 26, the number of training pictures.*optim.batch_size=2$",
+        ),
         (["optim.batch_size=1"], {}, "optim.batch_size is 1; expected at least 2"),
         (["loss.teacher=starter"], {}, "expected both or none"),
         (["loss.distill_weight=0.5"], {}, "expected both or none"),
@@ -379,4 +383,4 @@ def test_processes_with_folders_of_their_own_do_not_start(tmp_path: Path) -> Non
 def test_a_rate_that_only_rises_is_told(tmp_path: Path, capsys: Any) -> None:
     full.run(opened(), runs.config("schedule.epochs=1", "schedule.warmup_epochs=1"), tmp_path)
     said = capsys.readouterr().err
-    assert "the learning rate only rises: 1 epochs, of which 1 are warm-up" in said
+    assert "the learning rate only rises: 1 epoch, and warm-up takes 1" in said

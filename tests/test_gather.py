@@ -8,30 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from resnext import Classifier, testing
+from resnext import Classifier
 from resnext.errors import ConfigError, DatasetError
 from resnext.explore import gather
 from resnext.explore.index import open_index
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures") / "data"
-    testing.write_pictures(folder / "train", per_class=6)
-    testing.write_pictures(folder / "val", per_class=2, seed=1)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return testing.write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
 @pytest.mark.parametrize(("part", "count"), [("train", 18), ("val", 6), ("all", 24)])
 def test_a_data_set_gives_the_part_asked_for_with_its_classes(
-    pictures: Path, part: str, count: int
+    train_and_val: Path, part: str, count: int
 ) -> None:
-    found = gather.gather(str(pictures), part=part)
+    found = gather.gather(str(train_and_val), part=part)
     items = list(found.items)
     assert len(items) == found.total == count
     assert found.class_names == ("blue", "green", "red")
@@ -41,9 +28,9 @@ def test_a_data_set_gives_the_part_asked_for_with_its_classes(
 
 
 def test_pictures_without_classes_have_no_labels_and_that_is_said(
-    pictures: Path, tmp_path: Path
+    train_and_val: Path, tmp_path: Path
 ) -> None:
-    for number, file in enumerate(sorted(pictures.rglob("*.png"))[:3]):
+    for number, file in enumerate(sorted(train_and_val.rglob("*.png"))[:3]):
         shutil.copy(file, tmp_path / f"{number}.png")
     found = gather.gather(str(tmp_path))
     assert [item.label for item in found.items] == [-1, -1, -1]
@@ -51,8 +38,8 @@ def test_pictures_without_classes_have_no_labels_and_that_is_said(
     assert "no labels" in found.notes[0]
 
 
-def test_an_empty_class_costs_neither_labels_nor_part(pictures: Path, tmp_path: Path) -> None:
-    data = shutil.copytree(pictures, tmp_path / "data")
+def test_an_empty_class_costs_neither_labels_nor_part(train_and_val: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(train_and_val, tmp_path / "data")
     (data / "train" / "empty").mkdir()
     found = gather.gather(str(data), part="val")
     assert [Path(item.name).parent.parent.name for item in found.items] == ["val"] * 6
@@ -68,24 +55,28 @@ def test_a_table_that_cannot_be_read_is_no_folder_of_pictures(tmp_path: Path) ->
         gather.gather(str(tmp_path / "t.csv"))
 
 
-def test_pictures_in_no_class_among_others_have_no_label(pictures: Path, tmp_path: Path) -> None:
-    data = shutil.copytree(pictures / "train", tmp_path / "data")
+def test_pictures_in_no_class_among_others_have_no_label(
+    train_and_val: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(train_and_val / "train", tmp_path / "data")
     (data / "empty").mkdir()  # so that training refuses, and every picture is found
     shutil.copy(data / "red" / "0000.png", data / "stray.png")
     items = {Path(item.name).name: item.label for item in gather.gather(str(data)).items}
     assert items["stray.png"] == -1
 
 
-def test_the_part_test_is_not_in_an_index_and_that_is_said(pictures: Path, tmp_path: Path) -> None:
-    data = shutil.copytree(pictures, tmp_path / "data")
-    shutil.copytree(pictures / "val", data / "test")
+def test_the_part_test_is_not_in_an_index_and_that_is_said(
+    train_and_val: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(train_and_val, tmp_path / "data")
+    shutil.copytree(train_and_val / "val", data / "test")
     found = gather.gather(str(data), part="all")
     assert found.total == 24
     assert "the part `test` is not used" in found.notes
 
 
-def test_a_part_that_is_not_there_is_refused(pictures: Path) -> None:
-    alone = pictures / "train"
+def test_a_part_that_is_not_there_is_refused(train_and_val: Path) -> None:
+    alone = train_and_val / "train"
     assert gather.gather(str(alone), part="train").total == 18
     with pytest.raises(ConfigError, match="has no part val; it has train"):
         gather.gather(str(alone), part="val")
@@ -95,15 +86,17 @@ def test_a_part_that_is_not_there_is_refused(pictures: Path) -> None:
         assert len(list(gather.gather(str(unlabelled), part="all").items)) == 6
 
 
-def test_parts_without_train_are_no_classes(pictures: Path, tmp_path: Path) -> None:
-    shutil.copytree(pictures / "val", tmp_path / "data" / "val")
+def test_parts_without_train_are_no_classes(train_and_val: Path, tmp_path: Path) -> None:
+    shutil.copytree(train_and_val / "val", tmp_path / "data" / "val")
     with pytest.raises(DatasetError, match="but no train.*\n\nhint: give the path of the part"):
         gather.gather(str(tmp_path / "data"))
 
 
-def test_pictures_in_shards_are_called_by_what_is_in_them(pictures: Path, tmp_path: Path) -> None:
+def test_pictures_in_shards_are_called_by_what_is_in_them(
+    train_and_val: Path, tmp_path: Path
+) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as shard:
-        for number, file in enumerate(sorted((pictures / "val").rglob("*.png"))):
+        for number, file in enumerate(sorted((train_and_val / "val").rglob("*.png"))):
             shard.add(file, f"{number:03d}.png")
             label = tmp_path / "label"
             label.write_text(str(number // 2))
@@ -112,17 +105,19 @@ def test_pictures_in_shards_are_called_by_what_is_in_them(pictures: Path, tmp_pa
     assert [item.label for item in found.items] == [0, 0, 1, 1, 2, 2]
 
 
-def test_an_unknown_part_is_refused(pictures: Path) -> None:
+def test_an_unknown_part_is_refused(train_and_val: Path) -> None:
     with pytest.raises(ConfigError, match="part is 'test'"):
-        gather.gather(str(pictures), part="test")
+        gather.gather(str(train_and_val), part="test")
 
 
-def test_a_bad_picture_is_left_out_and_told(pictures: Path, model: Path, tmp_path: Path) -> None:
-    shutil.copytree(pictures / "train", tmp_path / "data")
+def test_a_bad_picture_is_left_out_and_told(
+    train_and_val: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(train_and_val / "train", tmp_path / "data")
     bad = tmp_path / "data" / "green" / "0000.png"
     bad.write_bytes(b"nothing")
-    with Classifier(model, threads=1, precision="fp32") as classifier:
-        builder = gather.Builder(classifier, str(model))
+    with Classifier(tiny_model, threads=1, precision="fp32") as classifier:
+        builder = gather.Builder(classifier, str(tiny_model))
         told: list[tuple[int, int]] = []
         everything = gather.gather(str(tmp_path / "data"))
         count = builder.build(tmp_path / "i", everything, progress=lambda *done: told.append(done))

@@ -182,7 +182,7 @@ def test_broken_tensors_are_refused_by_name(
 
 def test_channels_must_be_those_of_the_normalization() -> None:
     spec = ArchSpec(depth=29, cardinality=2, base_width=2, num_classes=5, in_chans=1)
-    with pytest.raises(ModelFileError, match="takes 1 channels, its mean has 3"):
+    with pytest.raises(ModelFileError, match="takes 1 channel, its mean has 3"):
         graph.build(spec, preprocessing(32), random_tensors(spec, seed=11))
 
 

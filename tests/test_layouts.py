@@ -72,7 +72,7 @@ def test_a_pattern_or_one_shard_is_taken_whole(tmp_path: Path) -> None:
     listing = read_layout(str(tmp_path / "val-{00..01}.tar"))
     assert _names(listing) == (["val-00.tar/0.jpg", "val-01.tar/0.jpg"], None)
     assert _names(read_layout(str(tmp_path / "val-02.tar"))) == (["val-02.tar/0.jpg"], None)
-    with pytest.raises(DatasetError, match=r"2 of 5 shards are missing: .*val-03\.tar"):
+    with pytest.raises(DatasetError, match=r"2 of 5 shards missing: .*val-03\.tar"):
         read_layout(str(tmp_path / "val-{00..04}.tar"))
 
 

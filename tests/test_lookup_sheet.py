@@ -15,37 +15,24 @@ from resnext.explore.index import Index, open_index
 from resnext.sources import Source
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures") / "data"
-    testing.write_pictures(folder / "train", per_class=6)
-    testing.write_pictures(folder / "val", per_class=2, seed=1)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return testing.write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
 @pytest.fixture(autouse=True)
-def _shared_cache(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _shared_cache(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the tests of this file compile the network once."""
-    monkeypatch.setenv("RESNEXT_HOME", str(model.with_name("home")))
+    monkeypatch.setenv("RESNEXT_HOME", str(tiny_model.with_name("home")))
 
 
-def make(model: Path, data: Path, place: Path, *, part: str = "train") -> Index:
-    with Classifier(model, threads=1, precision="fp32") as classifier:
-        builder = gather.Builder(classifier, str(model))
+def make(tiny_model: Path, data: Path, place: Path, *, part: str = "train") -> Index:
+    with Classifier(tiny_model, threads=1, precision="fp32") as classifier:
+        builder = gather.Builder(classifier, str(tiny_model))
         builder.build(place, gather.gather(str(data), part=part))
         assert not builder.failed
     return open_index(place)
 
 
 def test_looking_up_gives_the_nearest_of_each_picture_and_names_bad_ones(
-    pictures: Path, model: Path, tmp_path: Path
+    train_and_val: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    index = make(model, pictures, tmp_path / "i")
+    index = make(tiny_model, train_and_val, tmp_path / "i")
     queries = [Source(index.names[0]), Source("absent.png"), Source(index.names[17])]
     with Classifier(index.document.model, threads=1, precision="fp32") as classifier:
         first, absent, last = lookup.look_up(classifier, index, queries, 4)
@@ -65,8 +52,8 @@ def test_looking_up_gives_the_nearest_of_each_picture_and_names_bad_ones(
     assert first.to_json()["neighbors"][0]["name"] == first.neighbors[0].name
 
 
-def test_another_model_may_not_ask(pictures: Path, model: Path, tmp_path: Path) -> None:
-    index = make(model, pictures, tmp_path / "i", part="val")
+def test_another_model_may_not_ask(train_and_val: Path, tiny_model: Path, tmp_path: Path) -> None:
+    index = make(tiny_model, train_and_val, tmp_path / "i", part="val")
     other = testing.write_tiny_model(tmp_path / "other.safetensors", seed=1)
     with (
         Classifier(other, engine=testing.ConstantEngine([0.0, 1.0])) as classifier,
@@ -76,13 +63,13 @@ def test_another_model_may_not_ask(pictures: Path, model: Path, tmp_path: Path) 
 
 
 def test_the_contact_sheet_shows_what_is_there_and_names_the_rest(
-    pictures: Path, model: Path, tmp_path: Path
+    train_and_val: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(pictures / "val", tmp_path / "data")
-    index = make(model, tmp_path / "data", tmp_path / "<i>.index")
+    shutil.copytree(train_and_val / "val", tmp_path / "data")
+    index = make(tiny_model, tmp_path / "data", tmp_path / "<i>.index")
     (tmp_path / "data" / "red" / "0000.png").unlink()
-    queries = [Source(str(pictures / "val" / "red" / "0001.png")), Source("<absent>.png")]
-    with Classifier(model, threads=1, precision="fp32") as classifier:
+    queries = [Source(str(train_and_val / "val" / "red" / "0001.png")), Source("<absent>.png")]
+    with Classifier(tiny_model, threads=1, precision="fp32") as classifier:
         results = list(lookup.look_up(classifier, index, queries, 6))
     page = sheet.write_sheet(tmp_path / "sheet.html", index, results).read_text()
     assert page.count("<img") == 6  # the query and five of six neighbors

@@ -326,6 +326,20 @@ def _floats(model: nn.Module) -> dict[str, torch.Tensor]:
     return {k: v for k, v in model.state_dict().items() if v.is_floating_point()}
 
 
+def test_the_mean_keeps_what_the_batch_and_the_epochs_leave() -> None:
+    run = make("ema.decay=0.9", "ema.scaling=run", "schedule.epochs=20", "schedule.warmup_epochs=0")
+    state = start(run)
+    loop.train_step(state, *batch(run, 0), run)  # a copy; the second step is averaged
+    before = copy.deepcopy(state.mean.state_dict())
+    loop.train_step(state, *batch(run, 1), run)
+    moved = 0.1 * run.config.optim.batch_size / 20
+    assert 0.01 < moved < 0.9
+    now, mean = state.model.state_dict(), state.mean.state_dict()
+    expected = before["fc.weight"].lerp(now["fc.weight"], moved)
+    torch.testing.assert_close(mean["fc.weight"], expected)
+    assert not torch.equal(mean["fc.weight"], before["fc.weight"])
+
+
 @pytest.mark.parametrize(("every", "warmup"), [(1, 1), (4, 0), (4, 1.5)])
 def test_the_mean_is_that_of_torchvision_s_loop(every: int, warmup: float) -> None:
     """Its references update every so many steps of an epoch, and start anew in the warm-up."""

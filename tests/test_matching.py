@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from resnext import catalogue
-from resnext.errors import DatasetError
-from resnext.evaluation.matching import display_names, match, read_map
+from resnext.errors import ConfigError, DatasetError
+from resnext.evaluation.matching import display_names, find_class, match, read_map
 from resnext.predictions import Labels
 
 IMAGENET = catalogue.imagenet1k()
@@ -75,7 +75,9 @@ def test_a_name_of_two_classes_names_both(folder: str) -> None:
 
 
 def test_what_is_not_there_is_named_with_the_nearest() -> None:
-    with pytest.raises(DatasetError, match=r"2 of the 3 classes .* 'taby' \(nearest: 'tabby'\)"):
+    with pytest.raises(
+        DatasetError, match=r"none for 2 of the 3 classes .* 'taby' \(nearest: 'tabby'\)"
+    ):
         match(["taby", "goldfish", "xyzzy"], IMAGENET)
 
 
@@ -136,7 +138,7 @@ def test_rows_of_the_map_that_name_no_class_of_the_data() -> None:
     found = match(["dog"], PETS, given={"dog": "dog", "doge": "dog", "katze": "tabby cat"})
     assert found.index == {"dog": 1}
     assert found.notes == ("the map names classes that the data does not have: doge, katze",)
-    with pytest.raises(DatasetError, match=r"1 classes .* 'dgo' \(nearest: 'dog'\)"):
+    with pytest.raises(DatasetError, match=r"1 class .* 'dgo' \(nearest: 'dog'\)"):
         match(["dog", "tabby cat"], PETS, given={"dgo": "", "elephant": ""})
 
 
@@ -171,3 +173,41 @@ def test_names_that_repeat_are_told_apart() -> None:
     assert len(set(names)) == 1000
     assert names[134] == "crane (n02012849)"
     assert display_names(Labels(("a", "b", "a"))) == ("a (class 0)", "b", "a (class 2)")
+
+
+CATS = Labels(
+    ("dog", "tabby, tabby cat", "Egyptian cat", "crane", "crane", "concatenation", "catamaran"),
+    tuple(f"n{number:08d}" for number in range(7)),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "index"),
+    [("tabby, tabby cat", 1), ("Tabby", 1), ("tabby_cat", 1), ("1", 1), ("egyptian-cat", 2),
+     ("n00000004", 4), ("4", 4)],
+)  # fmt: skip
+def test_one_class_is_found_as_the_name_of_a_folder_is(name: str, index: int) -> None:
+    assert find_class(name, CATS) == index
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("cat", "did you mean 'tabby, tabby cat' or 'Egyptian cat'?"),  # whole words first
+        ("cata", "did you mean 'catamaran'?"),
+        ("dgo", "did you mean 'dog'?"),
+        ("", "a class has a name, a number from 0, and may have a synset id"),
+        ("7", "a class has a name, a number from 0, and may have a synset id"),
+        ("-1", "a class has a name, a number from 0, and may have a synset id"),
+    ],
+)
+def test_a_class_that_is_not_there_gets_the_nearest_as_hint(name: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match="there is no class .* among the 7 of") as info:
+        find_class(name, CATS)
+    assert info.value.hint == hint
+
+
+def test_of_classes_that_share_a_name_each_is_told_apart() -> None:
+    with pytest.raises(ConfigError, match=r"2 classes .*\(n00000003, class 3\).*class 4\)") as info:
+        find_class("crane", CATS)
+    assert info.value.hint == "name one by its synset id or its number"

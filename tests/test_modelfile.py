@@ -166,7 +166,7 @@ def test_a_newer_schema_is_refused_with_its_version(tmp_path: Path) -> None:
         ),
         ({"temperature": "hot"}, "temperature is 'hot'; expected a number"),
         ({"reject_threshold": 2}, "reject_threshold is 2; expected 0 to 1"),
-        ({"class_names": ["a"], "synset_ids": None}, "1 class names for 3 logits"),
+        ({"class_names": ["a"], "synset_ids": None}, "1 class name for 3 logits"),
         ({"class_names": "abc"}, "class_names is 'abc'; expected a list of texts"),
         ({"synset_ids": ["n1"]}, "1 synset_ids for 3 class_names"),
         ({"architecture": {"name": "vgg", "num_classes": 3, "in_chans": 3}}, "no architecture"),
@@ -217,7 +217,7 @@ def test_tensors_that_do_not_fit_are_listed(tmp_path: Path) -> None:
 def test_values_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
     wrong = tensors()
     wrong["bn1.bias"][0] = value
-    with pytest.raises(ModelFileError, match=r"1 tensors hold NaN or infinity: bn1\.bias"):
+    with pytest.raises(ModelFileError, match=r"1 tensor holds NaN or infinity: bn1\.bias"):
         modelfile.write(tmp_path / "model.safetensors", DOCUMENT, wrong)
 
 
@@ -237,7 +237,7 @@ def test_an_unknown_dtype_is_refused(tmp_path: Path) -> None:
 
 
 def test_labels_and_classes_must_agree() -> None:
-    with pytest.raises(ModelFileError, match="1 class names for 3 logits"):
+    with pytest.raises(ModelFileError, match="1 class name for 3 logits"):
         replace(DOCUMENT, labels=Labels(("cat",)))
 
 

@@ -123,3 +123,20 @@ def test_what_does_not_fit_is_refused() -> None:
         multilabel.score(logits, np.array([0, 1]))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="threshold is 1.0; expected more than 0"):
         multilabel.score(logits, targets, threshold=1.0)
+
+
+@given(st.data(), st.integers(1, 12))
+@settings(max_examples=30, deadline=None)
+def test_precision_in_a_draw_is_that_of_the_pictures_drawn(data: st.DataObject, count: int) -> None:
+    few = st.sampled_from([-2.0, -0.5, 0.25, 3.0])  # with many ties
+    logits = data.draw(nps.arrays(np.float32, count, elements=few))
+    targets = data.draw(nps.arrays(np.bool_, count))
+    drawn = data.draw(nps.arrays(np.int32, (count, 3), elements=st.integers(0, 3)))
+    found = multilabel.precision_in_draws(logits, targets)(drawn)
+    for value, times in zip(found, drawn.T, strict=True):
+        again = np.repeat(targets, times)
+        if not again.any():
+            assert np.isnan(value)
+            continue
+        expected = theirs.average_precision_score(again, np.repeat(logits, times))
+        assert value == pytest.approx(expected, abs=1e-12)

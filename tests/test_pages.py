@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from resnext.results import pages
@@ -97,3 +98,16 @@ def test_what_is_missing_leaves_nothing(tmp_path: Path) -> None:
     assert pages.notice([]) == ""
     assert pages.gallery([]) == ""
     assert pages.write(tmp_path / "page.html", "t", ["", "<p>x</p>"]).read_text().count("<p>") == 1
+
+
+def test_a_number_and_its_percent_stay_in_one_line() -> None:
+    written = pages.table(("figure", "value"), [("top-1", "51.5 % (50.1 to 52.9)")])
+    assert "51.5&nbsp;% (50.1 to 52.9)" in written
+    assert "<b>51.5&nbsp;%</b>" in pages.tiles([pages.Tile("51.5 %", "top-1")])
+    assert "5 %</pre>" in pages.code("5 %")  # to be copied as it is
+
+
+@pytest.mark.parametrize(("number", "label"), [(1, "class"), (1000, "classes")])
+def test_the_tile_of_a_count_agrees_in_number(number: int, label: str) -> None:
+    tile = pages.count_tile(number, "class", "classes")
+    assert (tile.value, tile.label) == (f"{number:,}", label)

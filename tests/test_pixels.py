@@ -73,7 +73,7 @@ def test_a_picture_one_level_off_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(preprocess, "apply", off)
     check = _check(SPECS[0])[1]
     assert (check.status, check.difference) == ("failed", 1)
-    assert check.reason == "checkerboard-301x200 is off by 1 levels of 255"
+    assert check.reason == "checkerboard-301x200 is off by 1 level of 255"
 
 
 def test_a_crop_one_pixel_off_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,7 +157,7 @@ def no_resnext(tensors: Tensors) -> None:
         (add, r"1 unexpected: layer1\.0\.squeeze\.expand\.weight"),
         (excite, "these tensors are not a ResNeXt: attention is 'se'"),
         (reshape, r"layer2\.1\.conv1\.weight"),
-        (not_finite, r"1 tensors hold NaN or infinity: layer2\.0\.conv2\.weight"),
+        (not_finite, r"1 tensor holds NaN or infinity: layer2\.0\.conv2\.weight"),
         (no_resnext, "these tensors are not a ResNeXt"),
     ],
 )

@@ -98,7 +98,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "data.train_size": 176,
         "data.test_resize": 232,
         "data.repeats": 4,
+        "ema.decay": 0.99998,
         "ema.every": 32,
+        "ema.scaling": "run",
     },
     "timm-ra": {
         "optim.lr": 0.6,
@@ -224,16 +226,32 @@ def test_only_what_produced_a_number_promises_it() -> None:
     }
 
 
-def test_torchvision_s_mean_of_the_weights() -> None:
-    decay = recipes.get("torchvision-v2").config.ema.decay
-    assert decay == pytest.approx(1 - 2e-5 * 1024 * 32 / 600)
-    assert decay == pytest.approx(0.998908, abs=1e-6)
+@pytest.mark.parametrize(
+    ("world_size", "batch_size", "epochs", "every"),
+    [(8, 128, 600, 32), (8, 64, 600, 32), (1, 256, 90, 32), (2, 96, 30, 7), (16, 2**16, 1, 32)],
+)
+def test_torchvision_s_mean_of_the_weights(
+    world_size: int, batch_size: int, epochs: int, every: int
+) -> None:
+    """By the rule of its script, where a batch is that of a process."""
+    adjust = world_size * batch_size * every / epochs
+    alpha = min(1.0, (1 - 0.99998) * adjust)
+    config = recipes.get("torchvision-v2").config.override(
+        [f"optim.batch_size={world_size * batch_size}", f"schedule.epochs={epochs}",
+         f"ema.every={every}"]
+    )  # fmt: skip
+    assert config.ema_decay == pytest.approx(1 - alpha, abs=1e-12)
 
 
-def test_a_mean_that_would_leave_nothing_leaves_nothing() -> None:
-    from resnext.training.recipes import torchvision_ema
+def test_the_mean_of_the_published_run_is_what_it_says() -> None:
+    assert f"{recipes.get('torchvision-v2').config.ema_decay:.6f}" == "0.998908"
+    assert "= 0.998908" in (recipes.torchvision_v2.__doc__ or "")
 
-    assert torchvision_ema(batch_size=2**20, every=32, epochs=1) == 0
+
+@pytest.mark.parametrize("name", sorted(set(recipes.names()) - {"torchvision-v2"}))
+def test_the_mean_of_other_recipes_is_as_stated(name: str) -> None:
+    config = recipes.get(name).config.override(["optim.batch_size=32", "schedule.epochs=7"])
+    assert config.ema_decay == pytest.approx(config.ema.decay)
 
 
 def test_cifar_is_normalized_by_the_paper_s_numbers() -> None:

@@ -178,7 +178,7 @@ def test_without_force_the_folder_to_remove_is_named(
 
 def test_what_does_not_fit_leaves_no_folder(tiny: str, pictures: Path, tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
-    with pytest.raises(ConfigError, match="optim.batch_size is 64, and there are 12") as caught:
+    with pytest.raises(ConfigError, match="optim.batch_size is 64; expected at most 12") as caught:
         refine.tune_all(str(pictures), path, model=tiny, settings=("optim.batch_size=64",))
     assert caught.value.hint == "try --set optim.batch_size=2"
     assert not list(tmp_path.glob("mine*"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from resnext import arch
-from resnext.errors import ConfigError
+from resnext.errors import ConfigError, counted
 from resnext.training import recipes, registry
 from resnext.training.config import TrainConfig
 
@@ -72,7 +72,7 @@ def test_batch_norms_that_see_another_number_are_said(
 ) -> None:
     config = changed("torchvision-v1", f"optim.grad_accum_steps={parts}")
     said = recipes.deviations(config, world_size=processes)
-    expected = f"batch norms see {seen} pictures at once; the published run's saw 32"
+    expected = f"batch norms see {counted(seen, 'picture')} at once; the published run's saw 32"
     assert said[0] == expected + (f" (--set optim.grad_accum_steps={hint})" if hint else "")
     assert said[1:] == ["so the published 77.618 % top-1 is no longer promised"]
 

@@ -34,7 +34,7 @@ class Page(html.parser.HTMLParser):
         self.addresses += [v or "" for k, v in attrs if k in ("src", "href")]
 
     def handle_data(self, data: str) -> None:
-        self.text += data + "\n"
+        self.text += data.replace("\xa0", " ") + "\n"
 
 
 def make(folder: Path, *settings: str, classes: tuple[str, ...] = ("cat", "dog")) -> Path:

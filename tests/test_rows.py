@@ -56,7 +56,7 @@ def test_pictures_without_a_label_are_listed(tmp_path: Path, label: Any) -> None
     labelled: list[tuple[Any, Any]] = [("1.jpg", "a")] + [(f"{n}.jpg", label) for n in range(2, 9)]
     with pytest.raises(
         DatasetError,
-        match=r"t\.csv: 7 of 8 pictures have no label: line 3, .*, line 7 and 2 more",
+        match=r"t\.csv: 7 of 8 pictures without a label: line 3, .*, line 7 and 2 more",
     ):
         _listing(tmp_path, *labelled)
 
@@ -67,7 +67,7 @@ def test_pictures_that_are_not_there_are_listed(tmp_path: Path) -> None:
     with pytest.raises(DatasetError) as caught:
         _listing(tmp_path, ("1.jpg", "a"), *missing[:7], (None, "b"))
     assert caught.value.message == (
-        "t.csv: 8 of 9 pictures are not there: missing/0.jpg (line 3), missing/1.jpg (line 4),"
+        "t.csv: 8 of 9 pictures not there: missing/0.jpg (line 3), missing/1.jpg (line 4),"
         " missing/2.jpg (line 5), missing/3.jpg (line 6), missing/4.jpg (line 7) and 3 more"
     )
     assert str(tmp_path) in caught.value.hint
@@ -75,14 +75,14 @@ def test_pictures_that_are_not_there_are_listed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["nul\0.jpg missing", "missing" * 2000])
 def test_impossible_paths_are_not_there(tmp_path: Path, path: str) -> None:
-    with pytest.raises(DatasetError, match="1 of 1 pictures are not there"):
+    with pytest.raises(DatasetError, match="1 of 1 picture not there"):
         _listing(tmp_path, (path, "a"))
 
 
 def test_a_row_that_stands_there_twice_counts_once(tmp_path: Path) -> None:
     listing = _listing(tmp_path, ("1.jpg", "a"), ("./1.jpg", "a"), ("2.jpg", "b"))
     assert [entry.name for entry in listing.train] == ["1.jpg", "2.jpg"]
-    assert listing.notes == ("1 rows stand in the table twice; each picture counts once",)
+    assert listing.notes == ("1 row stands in the table twice; each picture counts once",)
 
 
 def test_a_picture_of_two_classes_is_refused(tmp_path: Path) -> None:

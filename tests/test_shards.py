@@ -131,7 +131,7 @@ def test_a_label_outside_of_the_classes_names_the_picture(tmp_path: Path, label:
 )
 def test_a_picture_without_label_is_named(tmp_path: Path, members: dict[str, Any]) -> None:
     path = _write(tmp_path / "a.tar", {"k.jpg": ""} | members)
-    with pytest.raises(DatasetError, match=r"1 pictures have no usable label: a\.tar/k\.jpg"):
+    with pytest.raises(DatasetError, match=r"1 picture has no usable label: a\.tar/k\.jpg"):
         _read(path)
 
 
@@ -205,7 +205,7 @@ def test_a_label_without_a_picture_is_named(
 ) -> None:
     members = {"l.jpg": "", "l.cls": "1"} | {f"k.{ending}": text for ending, text in label.items()}
     members |= {f"k.{other}": ""} if other else {}
-    with pytest.raises(DatasetError, match=r"1 labels have no picture: a\.tar/k \(") as raised:
+    with pytest.raises(DatasetError, match=r"1 label has no picture: a\.tar/k \(") as raised:
         _read(_write(tmp_path / "a.tar", members))
     assert other is None or other in str(raised.value)
 
@@ -249,7 +249,7 @@ def test_empty_and_missing_shards_are_named(tmp_path: Path) -> None:
     assert [os.path.basename(path) for path in paths] == [
         f"s-{number}.tar" for number in ("08", "09", "10", "11")
     ]
-    with pytest.raises(DatasetError, match=r"4 of 4 shards are missing: .*s-08\.tar"):
+    with pytest.raises(DatasetError, match=r"4 of 4 shards missing: .*s-08\.tar"):
         shards.read_shards(paths, None, top=str(tmp_path))
     assert shards.expand("a{0..1}b{2..3}") == ["a0b2", "a0b3", "a1b2", "a1b3"]
     assert shards.expand("{a,b}.tar") == ["{a,b}.tar"]

@@ -132,7 +132,7 @@ def test_a_parquet_column_tells_the_part(folder: Path) -> None:
 
 
 def test_parquet_errors_name_the_row(folder: Path) -> None:
-    with pytest.raises(DatasetError, match=r"no label: row 1 of t\.parquet"):
+    with pytest.raises(DatasetError, match=r"without a label: row 1 of t\.parquet"):
         _parquet(folder, path=["cats/1.jpg", "2.jpg"], label=["a", None])
     with pytest.raises(DatasetError, match=r"not there: 9\.jpg \(row 0 of t\.parquet\)"):
         _parquet(folder, path=["9.jpg", "2.jpg"], label=["a", "b"])

@@ -198,7 +198,7 @@ def test_real_labels_over_class_folders(tmp_path: Path) -> None:
     path.write_text(json.dumps([[65, 0], [970], []]))
     found = open_truth(place, labels=path)
     assert [entry.classes for entry in found.entries] == [("n01751748", "n01440764"), ()]
-    assert any(note.startswith("1 pictures have no label") for note in found.notes)
+    assert any(note.startswith("1 picture has no label") for note in found.notes)
     assert found.classes == ("n01440764", "n01751748")
 
 

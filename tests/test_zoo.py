@@ -741,7 +741,7 @@ def test_what_is_known_is_plain_json(checkpoint: Path) -> None:
 def test_a_model_of_other_channels_has_no_transform() -> None:
     model = create_model("starter", True, in_chans=1)
     assert resnext.resolve_data_config(model)["input_size"] == (1, 96, 96)
-    with pytest.raises(ConfigError, match="takes 1 channels; expected 3"):
+    with pytest.raises(ConfigError, match="takes 1 channel; expected 3"):
         resnext.create_transform(model)
 
 

@@ -151,6 +151,25 @@ def listed(items: Iterable[str], *, most: int = 9) -> str:
     return ", ".join(items[:most]) + rest
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number with what it counts: `1 picture`, `1,000 pictures`.
+
+    Args:
+        number: How many.
+        one: What to say of one, such as "picture" or "class has".
+        many: What to say of more, or of none; by default `one` and an s.
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def install_hint(extra: str) -> str:
+    """Return the commands that bring an extra: to an installed package, or from a checkout.
+
+    pip takes the first for the package that is there, and asks no index for it.
+    """
+    return f"pip install 'resnext[{extra}]' (in a checkout: pip install '.[{extra}]')"
+
+
 def import_extra(module: str, *, extra: str) -> ModuleType:
     """Import a module that needs an optional dependency.
 
@@ -166,5 +185,5 @@ def import_extra(module: str, *, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"`{error.name}` is not installed; the extra `{extra}` brings it",
-            hint=f"pip install 'resnext[{extra}]'",
+            hint=install_hint(extra),
         ) from error

@@ -11,11 +11,14 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from resnext.errors import OutputError
+from resnext.errors import ConfigError, OutputError
+
+_MODELS = {".safetensors", ".pth", ".pt", ".pt2", ".th", ".onnx", ".xml", ".bin"}
+_START = 256  # bytes
 
 
 @contextlib.contextmanager
@@ -67,6 +70,36 @@ def check_place(path: Path) -> None:
             f"{path}: cannot be written: the folder is read-only",
             hint="choose another place",
         )
+
+
+def check_replaceable(
+    path: Path, *, inputs: Iterable[str | os.PathLike[str]] = (), mark: bytes = b""
+) -> None:
+    """Look, before long work, whether a result may take this name.
+
+    A result can be made again, and replaces what is there, but no model and nothing it is made
+    from.
+
+    Args:
+        path: The name.
+        inputs: Files that are read for it.
+        mark: What the first bytes of a file have in them that may be replaced in any case.
+
+    Raises:
+        ConfigError: What is there is a model file, or an input.
+    """
+    if not path.exists():
+        return
+    if any(path.samefile(name) for name in inputs if os.path.exists(name)):
+        raise ConfigError(f"{path} is both a file to read and the output")
+    if path.suffix.lower() not in _MODELS or not path.is_file():
+        return
+    with open(path, "rb") as file:
+        if not mark or mark not in file.read(_START):
+            raise ConfigError(
+                f"{path} is there, and has the name of a model: no result replaces it",
+                hint="choose another name",
+            )
 
 
 def output_error(path: Path, error: OSError, *, needed: int | None = None) -> OutputError:

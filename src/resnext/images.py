@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from resnext import bombs
-from resnext.errors import ImageError
+from resnext.errors import ImageError, counted
 from resnext.sources import (
     SIGNATURE_LENGTH,
     Header,
@@ -281,7 +281,7 @@ def _decode(file: BinaryIO, orientation: Orientation) -> tuple[Image.Image, Head
     if size == 0:
         raise _Refusal("is empty")
     if size > MAX_BYTES:
-        raise _Refusal(f"has {size:,} bytes; at most {MAX_BYTES:,} are read")
+        raise _Refusal(f"has {counted(size, 'byte')}; at most {MAX_BYTES:,} are read")
     format = sniff(head)
     if format is None:
         raise _Refusal(

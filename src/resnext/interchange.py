@@ -27,7 +27,14 @@ import safetensors.numpy
 
 from resnext import arch, modelfile, weights
 from resnext.checkpoints import reader, timmconfig
-from resnext.errors import ConfigError, ModelFileError, OutputError, ResNeXtError, import_extra
+from resnext.errors import (
+    ConfigError,
+    ModelFileError,
+    OutputError,
+    ResNeXtError,
+    counted,
+    import_extra,
+)
 from resnext.files import atomic, output_error, sync_folder
 from resnext.modelfile import STORAGE_DTYPES, ModelDocument, Tensors
 
@@ -290,7 +297,8 @@ def _read_back(staged: Path, path: Path, expected: Tensors) -> ModelDocument:
     wrong = [key for key in expected if key not in found or not _same(found[key], expected[key])]
     if wrong or len(found) != len(expected):
         raise OutputError(
-            f"{path}: {len(wrong)} of {len(expected)} tensors read back differ from what was"
+            f"{path}: {len(wrong)} of {counted(len(expected), 'tensor')} read back as other than"
+            " what was"
             f" written, such as {', '.join(wrong[:3])}; nothing is kept",
             hint="check the disk",
         )

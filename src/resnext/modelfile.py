@@ -24,7 +24,7 @@ import safetensors.numpy
 
 from resnext import arch
 from resnext.arch import ArchSpec
-from resnext.errors import ConfigError, ModelFileError, ModelNotFoundError, closest, listed
+from resnext.errors import ConfigError, ModelFileError, ModelNotFoundError, closest, counted, listed
 from resnext.files import atomic, check_place
 from resnext.predictions import Labels
 from resnext.preprocess import PreprocessSpec
@@ -81,7 +81,9 @@ class ModelDocument:
     def __post_init__(self) -> None:
         count, expected = len(self.labels.class_names), self.architecture.num_classes
         if count != expected:
-            raise ModelFileError(f"{count} class names for {expected} logits; expected as many")
+            raise ModelFileError(
+                f"{counted(count, 'class name')} for {counted(expected, 'logit')}; expected as many"
+            )
         if not MIN_TEMPERATURE <= self.temperature <= 1 / MIN_TEMPERATURE:
             raise ModelFileError(
                 f"temperature is {_brief(self.temperature)}; expected {MIN_TEMPERATURE} to"
@@ -298,7 +300,9 @@ def check_tensors(architecture: ArchSpec, tensors: Tensors) -> None:
     if found := arch.differences(architecture, shapes):
         raise ModelFileError(f"the tensors are not {architecture.name}'s; {found}")
     if bad := [key for key, tensor in tensors.items() if not np.isfinite(tensor).all()]:
-        raise ModelFileError(f"{len(bad)} tensors hold NaN or infinity: {listed(bad)}")
+        raise ModelFileError(
+            f"{counted(len(bad), 'tensor holds', 'tensors hold')} NaN or infinity: {listed(bad)}"
+        )
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -353,7 +357,7 @@ def _check_version(version: object) -> None:
     if version > SCHEMA_VERSION:
         raise ModelFileError(
             f"the file has schema version {version}; this package reads up to {SCHEMA_VERSION}",
-            hint="pip install --upgrade resnext",
+            hint="install a newer version of this package",
         )
 
 

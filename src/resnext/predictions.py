@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnext.errors import ConfigError, EngineError
+from resnext.errors import ConfigError, EngineError, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,8 @@ def decide(
     shares = probabilities(logits, temperature=temperature)
     if logits.shape[1] != len(labels):
         raise EngineError(
-            f"the engine answered {logits.shape[1]} logits a picture; expected {len(labels)}, "
+            f"the engine answered {counted(logits.shape[1], 'logit')} a picture; expected"
+            f" {len(labels)}, "
             "one for each class name"
         )
     order = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
@@ -200,7 +201,8 @@ def _check_logits(logits: NDArray[np.floating]) -> None:
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if bad.size:
         raise EngineError(
-            f"the engine answered NaN or infinity for {bad.size} of {len(logits)} pictures, "
+            f"the engine answered NaN or infinity for {bad.size} of"
+            f" {counted(len(logits), 'picture')}, "
             f"the first at position {bad[0]} of the batch",
             hint="try `--precision fp32`; weights that hold NaN cannot be used",
         )

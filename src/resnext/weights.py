@@ -28,6 +28,7 @@ from resnext.errors import (
     ResNeXtError,
     WeightsCorruptError,
     WeightsUnavailableError,
+    install_hint,
 )
 from resnext.hub import cache
 from resnext.hub.cache import Entry, RemoteFile, cache_home, cached, remove
@@ -259,9 +260,8 @@ def _obtain(
     if not usable:
         raise MissingExtraError(
             f"{name} is not to be had as safetensors, and its .pth file needs torch",
-            hint=f"pip install 'resnext[torch]'; then {_by_hand(files[0])}"
-            if not files[0].path.exists()
-            else "pip install 'resnext[torch]'",
+            hint=install_hint("torch")
+            + ("" if files[0].path.exists() else f"; then {_by_hand(files[0])}"),
         )
     damaged: WeightsCorruptError | None = None
     for file in usable:
@@ -300,7 +300,7 @@ def _fetch(
             refusals.append(error)
     hint = _by_hand(files[0], refusals)
     if len(usable) < len(files):
-        hint += "; or pip install 'resnext[torch]', and its .pth file will do"
+        hint += f"; or {install_hint('torch')}, and its .pth file will do"
     if mirror := os.environ.get("RESNEXT_MIRROR"):
         hint += f"; the mirror {mirror} does not have it, or not the `.json` with its hash"
     raise origins.gather(refusals, subject=name, hint=hint)

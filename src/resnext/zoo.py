@@ -22,7 +22,7 @@ from resnext import weights as weight_files
 from resnext.arch import ArchSpec, OutputStride
 from resnext.checkpoints import timmconfig
 from resnext.checkpoints.reader import Tensors, suffix_of
-from resnext.errors import ConfigError, import_extra
+from resnext.errors import ConfigError, counted, import_extra
 from resnext.layers import Block
 from resnext.modelfile import ModelDocument
 from resnext.modules import filled
@@ -194,7 +194,8 @@ def create_transform(
     network = unwrapped(model)
     if isinstance(network, ResNeXt) and network.spec.in_chans != 3:
         raise ConfigError(
-            f"the model takes {network.spec.in_chans} channels; expected 3, pictures are RGB",
+            f"the model takes {counted(network.spec.in_chans, 'channel')}; expected 3, pictures"
+            " are RGB",
             hint="prepare them yourself, by the sizes of resolve_data_config(model)",
         )
     if train:

@@ -25,7 +25,14 @@ from resnext import arch, catalogue, modelfile, preprocess
 from resnext.arch import ArchSpec
 from resnext.catalogue import WeightSpec
 from resnext.checkpoints import keymaps, timmconfig
-from resnext.errors import ConfigError, ModelFileError, ModelNotFoundError, closest, import_extra
+from resnext.errors import (
+    ConfigError,
+    ModelFileError,
+    ModelNotFoundError,
+    closest,
+    counted,
+    import_extra,
+)
 from resnext.modelfile import ModelDocument
 from resnext.predictions import Labels
 
@@ -315,7 +322,7 @@ def _read_labels(path: Path, count: int) -> Labels:
     if isinstance(names, dict):
         names = names.get("classes")
     if not isinstance(names, list) or len(names) != count:
-        raise ModelFileError(f"{path.name}: expected a JSON list of {count} class names")
+        raise ModelFileError(f"{path.name}: expected a JSON list of {counted(count, 'class name')}")
     try:
         return Labels(tuple(names))
     except ConfigError as error:

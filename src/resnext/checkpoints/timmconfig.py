@@ -14,7 +14,7 @@ from typing import Any, Literal
 from resnext import catalogue
 from resnext.arch import ArchSpec
 from resnext.checkpoints import timmnames
-from resnext.errors import ConfigError, ModelFileError
+from resnext.errors import ConfigError, ModelFileError, counted
 from resnext.modelfile import ModelDocument
 from resnext.predictions import Labels
 from resnext.preprocess import PreprocessSpec
@@ -174,7 +174,7 @@ def _tag(name: str, architectures: Sequence[str]) -> str | None:
 
 def _preprocess_settings(spec: PreprocessSpec, in_chans: int) -> dict[str, Any]:
     if spec.mode == "letterbox" or in_chans != 3:
-        found = "letterbox" if in_chans == 3 else f"{in_chans} input channels"
+        found = "letterbox" if in_chans == 3 else f"{counted(in_chans, 'input channel')}"
         raise ModelFileError(
             f"timm's config.json has no exact word for {found}; expected a crop or squash of"
             " RGB pictures",

@@ -68,6 +68,8 @@ class _Group(click.Group):
 def app() -> None:
     """Classify pictures with ResNeXt: fast, offline, no torch needed.
 
+    Results and reports that are there are replaced; models only with --force.
+
     Exit codes: 0 done, 1 a fault of ours, 2 usage, 3 input pictures failed (the rest are
     done), 4 model refused, 5 environment (network, disk, memory, missing extra).
     """

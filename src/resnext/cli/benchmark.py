@@ -18,11 +18,12 @@ from resnext.cli.complete import complete, complete_model
     epilog="Example:  resnext benchmark resnext50_32x4d --against torchvision,timm",
 )
 @click.argument("model", default="starter", shell_complete=complete_model)
-@click.option("--engines", default="", shell_complete=complete("openvino onnxruntime torch"),
+@click.option("--engines", "--engine", "engines", default="",
+              shell_complete=complete("openvino onnxruntime torch"),
               help="Of this package, separated by commas; default: all three.")  # fmt: skip
 @click.option("--against", default="", help="Other programs: torchvision, timm, torch-compile,"
               " plain-openvino, plain-onnxruntime.")  # fmt: skip
-@click.option("--precisions", default="",
+@click.option("--precisions", "--precision", "precisions", default="",
               help="fp32, bf16, int8 (the default: those), on GPUs fp16, tf32.")  # fmt: skip
 @click.option("--batches", default="1,8", show_default=True, help="Pictures at once.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True,
@@ -31,8 +32,12 @@ from resnext.cli.complete import complete, complete_model
               help="Length of a turn.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: as each likes.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
-              help="Write what was measured as JSON.")  # fmt: skip
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw it, as PNG.")
+              help="Write or replace what was measured, as JSON.")  # fmt: skip
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw it; write or replace this PNG.",
+)
 @click.option("--remember", is_flag=True, help="From now on, auto is what was fastest here.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @click.option("--offline", is_flag=True, help="Never touch the network.")
@@ -60,7 +65,7 @@ def benchmark(
     from resnext import weights
     from resnext.deploy import benchmark as timing
     from resnext.errors import import_extra
-    from resnext.files import atomic, check_place
+    from resnext.files import atomic, check_place, check_replaceable
     from resnext.results.formats import printable
 
     names = [_words(given) for given in (engines, against, precisions)]
@@ -68,6 +73,7 @@ def benchmark(
     sizes = _numbers(batches)
     for place in filter(None, (output, plot)):
         check_place(place)
+        check_replaceable(place, inputs=[model])
     draw = import_extra("resnext.deploy.plots", extra="evaluate").draw if plot else None
     with progress.download_bar() as downloaded:
         local = weights.locate(model, offline=offline or None, progress=downloaded)
@@ -88,6 +94,7 @@ def benchmark(
             file.write(json.dumps(report.to_json(), indent=2).encode() + b"\n")
     if plot and draw:
         draw(report, plot)
+    progress.say_written(output, plot)
     if remember:
         path = timing.remember(local, report)
         print(printable(f"note: kept in {path}"), file=sys.stderr)

@@ -22,7 +22,8 @@ FOUND, PAGE, FIXES = 3, "report.html", "fixes.jsonl"
 )
 @click.argument("data", type=click.Path())
 @click.option("-o", "--output", type=click.Path(path_type=Path),
-              help=f"Folder for {PAGE} and {FIXES}; default: NAME-check.")  # fmt: skip
+              help=f"Folder in which to write or replace {PAGE}, {FIXES};"
+              " default: NAME-check.")  # fmt: skip
 @click.option("-m", "--model", default="starter", show_default=True, shell_complete=complete_model,
               help="Model whose features judge labels and near copies.")  # fmt: skip
 @click.option("--quick", is_flag=True, help="Without a model: labels are not judged.")
@@ -94,6 +95,7 @@ def _examine(
 
 def _show(examination: Any, report: Path, fixes: Path) -> None:
     from resnext.doctor.findings import PROBLEMS
+    from resnext.errors import counted
     from resnext.results.formats import printable
 
     rows = [
@@ -102,6 +104,7 @@ def _show(examination: Any, report: Path, fixes: Path) -> None:
     ]
     if rows:
         print(text.table(("problem", "count", "", "do"), rows, right=("count",)) + "\n")
-    count = f"{len(examination.table):,} pictures, {examination.num_problems:,} problems"
-    print(f"{count}, {examination.seconds:.1f} s")
+    pictures = counted(len(examination.table), "picture")
+    problems = counted(examination.num_problems, "problem")
+    print(f"{pictures}, {problems}, {examination.seconds:.1f} s")
     print(printable(str(report)), printable(str(fixes)), sep="\n")

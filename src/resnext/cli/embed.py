@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 
 import click
 
-from resnext.cli import progress
+from resnext.cli import progress, text
 from resnext.cli.complete import complete_model
 from resnext.cli.options import engine_options, ignore_errors_option
 
@@ -23,13 +25,14 @@ INPUT_FAILED = 3
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path),
-              help="File to write: .parquet or .npy.")  # fmt: skip
+              help="File to write or replace: .parquet or .npy.")  # fmt: skip
 @click.option("-m", "--model", default="starter", show_default=True, shell_complete=complete_model,
               help="Catalogue name, alias, file, or hf-hub:owner/repo.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1),
               help="Pictures per engine call; default: what suits the engine.")  # fmt: skip
 @engine_options
 @ignore_errors_option
+@click.option("--json", "as_json", is_flag=True, help="The summary as one line of JSON.")
 def embed(
     *,
     inputs: tuple[str, ...],
@@ -37,6 +40,7 @@ def embed(
     batch_size: int | None,
     offline: bool,
     ignore_errors: bool,
+    as_json: bool,
     **engine: Any,
 ) -> int:
     """Turn pictures into vectors: the pooled features that the last layer takes.
@@ -78,4 +82,12 @@ def embed(
             else:
                 sink.write(sinks.Embedding(source.name, row))
     progress.summarize(pictures.taken, failed, time.perf_counter() - start)
+    facts = {
+        "embeddings": str(output),
+        "pictures": sink.count,
+        "values": size,
+        "left_out": failed,
+        "megabytes": round(os.path.getsize(output) / 1e6, 1),
+    }
+    print(json.dumps(facts) if as_json else text.pairs(tuple(facts.items())))
     return INPUT_FAILED if failed and not ignore_errors else 0

@@ -21,7 +21,7 @@ INPUT_FAILED = 3
 )
 @click.argument("inputs", nargs=-1, required=True, metavar="IMAGE...", type=click.Path())
 @click.option("-o", "--output", type=click.Path(path_type=Path),
-              help="PNG to write; or a folder, as for several pictures.")  # fmt: skip
+              help="PNG to write or replace; or a folder, as for several pictures.")  # fmt: skip
 @click.option("-m", "--model", default="starter", show_default=True, shell_complete=complete_model,
               help="Catalogue name, alias, file, or hf-hub:owner/repo.")  # fmt: skip
 @click.option("--class", "class_", metavar="NAME",
@@ -57,6 +57,7 @@ def explain(
     """
     import resnext
     from resnext.errors import ImageError
+    from resnext.evaluation.matching import find_class
     from resnext.explore import explain as explaining
     from resnext.results.formats import printable
     from resnext.sources import iter_sources
@@ -69,7 +70,7 @@ def explain(
         classifier = resnext.Classifier(
             offline=offline or None, progress=downloaded, feature_maps=True, **engine
         )
-    target = None if class_ is None else explaining.find_class(classifier, class_)
+    target = None if class_ is None else find_class(class_, classifier.document.labels)
     answers: list[dict[str, Any]] = []
     rows: list[list[str]] = []
     failed = 0

@@ -13,10 +13,8 @@ import click
 
 from resnext.cli import progress, text
 from resnext.cli.complete import complete_model
-from resnext.cli.options import engine_options, ignore_errors_option
+from resnext.cli.options import code_of_training, engine_options, ignore_errors_option
 from resnext.results.formats import printable
-
-INPUT_FAILED = 3
 
 
 @click.command(short_help="Make a model for your own classes.",
@@ -66,7 +64,7 @@ def finetune(
     if head_only or tuned.is_first:
         _say("left out", tuned.problems)
         print(json.dumps(tuned.to_json()) if as_json else text.pairs(tuned.summary()))
-    return INPUT_FAILED if tuned.problems and not ignore_errors else 0
+    return code_of_training(len(tuned.problems), ignore_errors=ignore_errors)
 
 
 def _tune_head(

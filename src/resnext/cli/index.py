@@ -23,7 +23,7 @@ INPUT_FAILED = 3
 )
 @click.argument("data", type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path),
-              help="File to write.")  # fmt: skip
+              help="File to write or replace.")  # fmt: skip
 @click.option("-m", "--model", default="starter", show_default=True, shell_complete=complete_model,
               help="Catalogue name, alias, file, or hf-hub:owner/repo.")  # fmt: skip
 @click.option("--part", type=click.Choice(["train", "val", "all"]),
@@ -50,8 +50,10 @@ def index(
     """
     import resnext
     from resnext.explore import gather
+    from resnext.explore import index as index_
     from resnext.results.formats import printable
 
+    index_.check_output(output)
     pictures = gather.gather(data, part=part)
     for note in pictures.notes:
         print(printable(f"note: {note}"), file=sys.stderr)

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import click
 
 from resnext.cli.complete import complete
+from resnext.errors import counted
+
+INPUT_FAILED = 3
 
 ignore_errors_option = click.option(
     "--ignore-errors", is_flag=True, help="Exit 0 even if pictures failed."
 )
+
+
+def code_of_training(left_out: int, *, ignore_errors: bool) -> int:
+    """Return the exit code of a run that left so many pictures out.
+
+    torchrun takes any code but 0 for a crash: it prints one, may start the run again, and ends
+    with 1 whatever the code was. So under torchrun it is 0, and that is said.
+    """
+    if not left_out or ignore_errors:
+        return 0
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return INPUT_FAILED
+    if os.environ["RANK"] == "0":
+        print(
+            f"warning: {counted(left_out, 'picture')} left out; the exit code is 0 and not"
+            f" {INPUT_FAILED}, which torchrun would take for a crash",
+            file=sys.stderr,
+        )
+    return 0
 
 
 def engine_options(command: Any) -> Any:

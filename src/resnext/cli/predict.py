@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ import resnext
 from resnext.cli import progress
 from resnext.cli.complete import complete_model
 from resnext.cli.options import engine_options, ignore_errors_option
-from resnext.errors import ConfigError
+from resnext.files import check_replaceable
 
 INPUT_FAILED = 3
 FORMATS = ("table", "json", "jsonl", "csv", "parquet")
@@ -33,7 +32,7 @@ AT_LEAST_1 = click.IntRange(min=1)
 @click.option("-f", "--format", "format_", type=click.Choice(FORMATS),
               help="Default: as the suffix of -o says, else table.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path),
-              help="Write here instead of stdout.")  # fmt: skip
+              help="Write or replace this file, not stdout.")  # fmt: skip
 @click.option("--batch-size", type=AT_LEAST_1,
               help="Pictures per engine call; default: what suits the engine.")  # fmt: skip
 @engine_options
@@ -62,12 +61,8 @@ def predict(
 
     start = time.perf_counter()
     output = None if output == Path("-") else output
-    if (
-        output is not None
-        and output.exists()
-        and any(map(output.samefile, filter(os.path.exists, inputs)))
-    ):
-        raise ConfigError(f"{output} is both a picture to read and the output")
+    if output is not None:
+        check_replaceable(output, inputs=inputs)
     chosen = format_ or (sinks.format_of(output) if output else "table")
     with progress.download_bar() as downloaded:
         classifier = resnext.Classifier(offline=offline or None, progress=downloaded, **engine)
@@ -88,4 +83,5 @@ def predict(
                 if output is not None or chosen != "table":  # the table has it already
                     print(printable(f"{result.source}: {result.error}"), file=sys.stderr)
     progress.summarize(pictures.taken, failed, time.perf_counter() - start)
+    progress.say_written(output)
     return INPUT_FAILED if failed and not ignore_errors else 0

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from resnext.errors import counted
+from resnext.results.formats import printable
 
 FEW = 10
 _MOST_AHEAD = 1_000_000  # sources known ahead of the work: about 200 MB at the most
@@ -184,11 +188,19 @@ def naming_partial(sink: AbstractSink[Row]) -> Iterator[AbstractSink[Row]]:
             print(f"stopped early; {sink.partial} has what was done", file=sys.stderr)
 
 
+def say_written(*paths: os.PathLike[str] | None) -> None:
+    """Name on stderr the files that were written beside what is on stdout."""
+    for path in paths:
+        if path is not None:
+            print(f"written: {printable(os.fspath(path))}", file=sys.stderr)
+
+
 def summarize(count: int, failed: int, seconds: float) -> None:
     """Say on stderr how many pictures took how long, if there were more than a few."""
     if count <= FEW or not sys.stderr.isatty():
         return
     failures = f", {failed} could not be read" if failed else ""
     print(
-        f"{count} pictures in {seconds:.3g} s ({count / seconds:.3g}/s){failures}", file=sys.stderr
+        f"{counted(count, 'picture')} in {seconds:.3g} s ({count / seconds:.3g}/s){failures}",
+        file=sys.stderr,
     )

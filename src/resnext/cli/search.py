@@ -28,7 +28,9 @@ INPUT_FAILED = 3
               help="Where the model of the index is now; default: as it says.")  # fmt: skip
 @click.option("--temperature", type=click.FloatRange(min=0, min_open=True), default=0.07,
               show_default=True, help="Of the vote; small: the nearest decides.")  # fmt: skip
-@click.option("--html", type=click.Path(path_type=Path), help="Also write a contact sheet.")
+@click.option(
+    "--html", type=click.Path(path_type=Path), help="Also write or replace a contact sheet."
+)
 @click.option("--json", "as_json", is_flag=True, help="The answers as JSON.")
 @engine_options
 @ignore_errors_option
@@ -52,12 +54,13 @@ def search(
     import resnext
     from resnext.explore import lookup, sheet
     from resnext.explore.index import open_index
-    from resnext.files import check_place
+    from resnext.files import check_place, check_replaceable
     from resnext.results.formats import printable
     from resnext.sources import iter_sources
 
     if html is not None:
         check_place(html)
+        check_replaceable(html, inputs=(*queries, path))
     index = open_index(path)
     with progress.download_bar() as downloaded:
         classifier = resnext.Classifier(
@@ -73,7 +76,7 @@ def search(
     if as_json:
         text.dump([found.to_json() for found in results])
     if html is not None:
-        sheet.write_sheet(html, index, results)
+        progress.say_written(sheet.write_sheet(html, index, results))
     failed = any(found.error is not None for found in results)
     return INPUT_FAILED if failed and not ignore_errors else 0
 

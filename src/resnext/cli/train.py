@@ -11,9 +11,7 @@ import click
 
 from resnext.cli import text
 from resnext.cli.complete import complete, complete_model
-from resnext.cli.options import ignore_errors_option
-
-INPUT_FAILED = 3
+from resnext.cli.options import code_of_training, ignore_errors_option
 
 
 @click.command(
@@ -103,7 +101,7 @@ def train(
             print(json.dumps(outcome.to_json()) if as_json else text.pairs(outcome.summary()))
             for problem in outcome.left_out:
                 print(printable(f"left out: {problem}"), file=sys.stderr)
-    return INPUT_FAILED if outcome.left_out and not ignore_errors else 0
+    return code_of_training(len(outcome.left_out), ignore_errors=ignore_errors)
 
 
 _KEYS = {

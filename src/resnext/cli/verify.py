@@ -25,7 +25,7 @@ INPUT_FAILED = 3
 @click.option("--limit", type=click.IntRange(1, 2000), default=200, show_default=True,
               help="Of --images: at most so many, evenly spaced.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path),
-              help="Write the certificate, as JSON.")  # fmt: skip
+              help="Write or replace the certificate, as JSON.")  # fmt: skip
 @click.option("--certificate", "given", type=click.Path(path_type=Path),
               help="Run nothing: tell whether this certificate belongs to MODEL.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the certificate.")
@@ -50,13 +50,14 @@ def verify(
     """
     from resnext import weights
     from resnext.deploy import certificate, parity
-    from resnext.files import check_place
+    from resnext.files import check_place, check_replaceable
     from resnext.results.formats import printable
 
     if given and (folder or output):
         raise click.UsageError("--certificate runs nothing: give neither --images nor -o.")
     if output:
         check_place(output)
+        check_replaceable(output, inputs=[model])
     with progress.download_bar() as downloaded:
         local = weights.locate(model, offline=offline or None, progress=downloaded)
     if given:
@@ -71,6 +72,7 @@ def verify(
         _show(made)
     if output:  # last: what took minutes is not lost if the disk is full
         certificate.write(output, made)
+        progress.say_written(output)
     for error in report.unreadable:
         print(printable(f"{error.path}: {error.reason}"), file=sys.stderr)
     report.require()

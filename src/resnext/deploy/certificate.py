@@ -16,7 +16,7 @@ from typing import Any
 
 from resnext import modelfile
 from resnext.deploy.parity import TOLERANCES, Report
-from resnext.errors import ParityError
+from resnext.errors import ParityError, counted
 from resnext.files import atomic
 from resnext.provenance import machine, versions
 from resnext.weights import LocalModel
@@ -153,10 +153,14 @@ def facts(certificate: Mapping[str, Any]) -> list[tuple[str, object]]:
     version = model["schema_version"]
     kind = f"model file of schema {version}" if version else model["format"]
     return [
-        ("model", f"{model['name']}, {model['architecture']}, {model['num_classes']} classes"),
+        (
+            "model",
+            f"{model['name']}, {model['architecture']},"
+            f" {counted(model['num_classes'], 'class', 'classes')}",
+        ),
         ("file", f"{model['file']}, {kind}"),
         ("sha256", model["sha256"]),
-        ("pictures", f"{pictures['golden']} golden, {pictures['others']} others"),
+        ("pictures", f"{pictures['golden']} golden, {counted(pictures['others'], 'other')}"),
     ]
 
 

@@ -31,6 +31,7 @@ from resnext.errors import (
     ImageError,
     MissingExtraError,
     ParityError,
+    counted,
     import_extra,
     listed,
 )
@@ -387,7 +388,8 @@ class Judge:
         others = count - figures.top1
         if others > allowed_disagreements(count, tolerance.agreement):
             problems.append(
-                f"another best class for {others} of {count} pictures; expected the same for"
+                f"another best class for {others} of {counted(count, 'picture')}; expected the"
+                " same for"
                 f" {tolerance.agreement:.1%}"
             )
         return tuple(problems)

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from resnext import images, preprocess
 from resnext.deploy.golden import Golden
-from resnext.errors import MissingExtraError, import_extra
+from resnext.errors import MissingExtraError, counted, import_extra
 from resnext.preprocess import PreprocessSpec
 
 Status = Literal["passed", "failed", "not installed", "not available"]
@@ -67,7 +67,7 @@ class Tally:
             largest, wrong = 255, f"{name} is {ours.shape} here and {theirs.shape} there"
         else:
             largest = int(np.abs(ours.astype(np.int16) - theirs).max())
-            wrong = f"{name} is off by {largest} levels of 255"
+            wrong = f"{name} is off by {counted(largest, 'level')} of 255"
         if largest > self._largest:
             self._largest, self._wrong = largest, wrong
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from resnext.deploy.benchmark import Report
-from resnext.files import atomic
+from resnext.results import figures
 
 _COLORS = {
-    "fp32": "#718096",
+    "fp32": figures.GREY,
     "tf32": "#4a5568",
-    "bf16": "#2b6cb0",
+    "bf16": figures.BLUE,
     "fp16": "#6b46c1",
-    "int8": "#2f855a",
+    "int8": figures.GREEN,
 }
 
 
@@ -48,8 +46,4 @@ def draw(report: Report, path: Path) -> None:
     axis.set_xlabel("pictures a second")
     axis.set_title(f"{report.architecture}, {report.input_size} px", fontsize=10, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    with atomic(path) as file:
-        file.write(buffer.getvalue())
+    figures.save(figure, path)

@@ -23,7 +23,7 @@ from resnext.classifier import Classifier
 from resnext.deploy import parity
 from resnext.engines import graph, select
 from resnext.engines.openvino import read_graph
-from resnext.errors import ConfigError, DatasetError, ImageError, ParityError, listed
+from resnext.errors import ConfigError, DatasetError, ImageError, ParityError, counted, listed
 from resnext.evaluation.evaluate import Question, evaluate
 from resnext.modelfile import Tensors
 from resnext.provenance import versions
@@ -86,11 +86,18 @@ class Quantized:
 
     def summary(self) -> list[tuple[str, object]]:
         """Return what people want to know."""
-        drop = "" if self.drop is None else f"{self.drop:+.2f} points on {self.labelled} pictures"
+        drop = (
+            ""
+            if self.drop is None
+            else f"{self.drop:+.2f} points on {counted(self.labelled, 'picture')}"
+        )
         return [
             ("file", self.path),
-            ("rounded", f"{self.rounded}, {self.values} values"),
-            ("same answer as fp32", f"{100 * self.agreement:.2f} % of {self.checked} pictures"),
+            ("rounded", f"{self.rounded}, {counted(self.values, 'value')}"),
+            (
+                "same answer as fp32",
+                f"{100 * self.agreement:.2f} % of {counted(self.checked, 'picture')}",
+            ),
             ("top-1 lost", drop),
             ("left out", f"{len(self.problems)} that cannot be read" if self.problems else ""),
             ("next", f"resnext predict photo.jpg -m {self.path}"),
@@ -293,7 +300,8 @@ def _open(pictures: str, local: LocalModel) -> tuple[Pixels, Pixels, tuple[str, 
         pixels.append(preprocess.apply(image, spec))
     if len(pixels) < LEAST:
         raise DatasetError(
-            f"{pictures}: {len(pixels)} pictures that can be read; expected at least {LEAST},"
+            f"{pictures}: {counted(len(pixels), 'picture')} that can be read; expected at least"
+            f" {LEAST},"
             f" better {FOR_RANGES}",
         )
     # Evenly, so that both parts have something of everything; of few, two of three.

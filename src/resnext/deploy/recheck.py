@@ -17,7 +17,7 @@ from resnext.deploy import golden, portable
 from resnext.deploy.parity import TOLERANCES
 from resnext.engines import select
 from resnext.engines.base import EMBEDDING, IMAGE, LOGITS, AbstractEngine, Outputs
-from resnext.errors import MissingExtraError, ParityError, import_extra
+from resnext.errors import MissingExtraError, ParityError, counted, import_extra
 from resnext.weights import LocalModel
 
 BATCHES = (1, 2, 7)  # so many pictures at once
@@ -102,7 +102,8 @@ def _compare_pictures(
         apart = np.abs(pixels[0] - ours)
         if apart.max() > MOST_LEVELS + 1:
             raise ParityError(
-                f"{path.name}: the pixels of {one.name} are off by {apart.max()} levels of 255;"
+                f"{path.name}: the pixels of {one.name} are off by"
+                f" {counted(apart.max(), 'level')} of 255;"
                 f" expected {MOST_LEVELS}, and nothing was written"
             )
         levels += np.bincount(apart.ravel(), minlength=len(levels))

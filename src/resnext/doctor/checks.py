@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from resnext.doctor.facts import CUT, Table
 from resnext.doctor.findings import Finding
 from resnext.doctor.intake import PARTS
+from resnext.errors import counted
 from resnext.training.listing import Entry, few
 
 TINY = 32  # px of the shorter side
@@ -183,9 +184,9 @@ def check_classes(table: Table) -> list[Finding]:
     most, name_of_most = max(((count, name) for name, count in train.items()), default=(0, ""))
     for name, count in sorted(train.items()):
         if count * IMBALANCE < most:
-            detail = f"has {count:,} pictures; {name_of_most} has {most:,}"
+            detail = f"has {counted(count, 'picture')}; {name_of_most} has {most:,}"
         elif count < FEW:
-            detail = f"has {count} pictures; expected at least {FEW}"
+            detail = f"has {counted(count, 'picture')}; expected at least {FEW}"
         else:
             continue
         found.append(_about_class(name, detail))
@@ -209,7 +210,7 @@ def unlabelled(table: Table) -> Iterator[str]:
     intake = table.intake
     without = [entry.name for entry in intake.entries if not entry.classes]
     if without and intake.labelled and not intake.multi_label:
-        yield f"{len(without):,} pictures are in no class: {few(without)}"
+        yield f"{counted(len(without), 'picture is', 'pictures are')} in no class: {few(without)}"
 
 
 def class_counts(table: Table) -> list[tuple[str, list[int]]]:

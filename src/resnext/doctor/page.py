@@ -11,9 +11,9 @@ from resnext.doctor import checks
 from resnext.doctor.examination import MISLABEL, Examination
 from resnext.doctor.findings import PROBLEMS, Finding
 from resnext.doctor.intake import PARTS
-from resnext.errors import ImageError
+from resnext.errors import ImageError, counted
 from resnext.results import pages
-from resnext.results.pages import Cell, Tile
+from resnext.results.pages import Cell
 from resnext.training.listing import make_labels
 
 SHOWN = 24  # suspects of a kind with their pictures
@@ -65,17 +65,17 @@ def _names(examination: Examination) -> Mapping[str, str]:
 def _lead(examination: Examination) -> str:
     num = examination.num_problems
     count = len(examination.table)
-    verdict = f"{num:,} problems" if num else "no problem"
-    return f"{verdict} in {count:,} pictures. Nothing was changed."
+    verdict = counted(num, "problem") if num else "no problem"
+    return f"{verdict} in {counted(count, 'picture')}. Nothing was changed."
 
 
 def _tiles(examination: Examination) -> str:
     table = examination.table
     figures = [
-        Tile(f"{len(table):,}", "pictures"),
-        Tile(f"{len(checks.class_counts(table)):,}", "classes"),
-        Tile(f"{examination.num_problems:,}", "problems"),
-        Tile(f"{len(examination.findings) - examination.num_problems:,}", "notes"),
+        pages.count_tile(len(table), "picture"),
+        pages.count_tile(len(checks.class_counts(table)), "class", "classes"),
+        pages.count_tile(examination.num_problems, "problem"),
+        pages.count_tile(len(examination.findings) - examination.num_problems, "note"),
     ]
     return pages.tiles(figures)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from resnext.errors import ConfigError, EngineError
+from resnext.errors import ConfigError, EngineError, counted
 
 if TYPE_CHECKING:  # 80 ms, which a start from a warm cache has no use for
     import onnx
@@ -262,7 +262,8 @@ class AbstractEngine(ABC):
             bad = int((~np.isfinite(rows)).any(axis=1).sum())
             if bad:
                 raise EngineError(
-                    f"{self} gave NaN or infinity in the {name} of {bad} of {count} pictures;"
+                    f"{self} gave NaN or infinity in the {name} of {bad} of"
+                    f" {counted(count, 'picture')};"
                     " expected finite numbers",
                     hint="try another precision or engine; if it stays, the weights are broken",
                 )

@@ -25,7 +25,7 @@ from resnext import arch
 from resnext.arch import ArchSpec
 from resnext.engines.base import EMBEDDING, FEATURES, GRAPH_VERSION, IMAGE, LOGITS, Precision
 from resnext.engines.folding import fold, fold_stem, join_groups, narrow, take
-from resnext.errors import ModelFileError
+from resnext.errors import ModelFileError, counted
 from resnext.files import atomic
 from resnext.layers import (
     Block,
@@ -87,7 +87,8 @@ def build(
     scale, shift = affine(preprocess)
     if scale.shape != (architecture.in_chans,):
         raise ModelFileError(
-            f"the network takes {architecture.in_chans} channels, its mean has {len(scale)}"
+            f"the network takes {counted(architecture.in_chans, 'channel')}, its mean has"
+            f" {len(scale)}"
         )
     first, *rest = arch.layers(architecture)
     if precision != "fp32" and isinstance(first, Conv):

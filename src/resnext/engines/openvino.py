@@ -175,6 +175,9 @@ class OpenVINOEngine(AbstractEngine):
 
     def _infer(self, batch_nhwc: npt.NDArray[np.uint8]) -> Outputs:
         try:
+            # One request for the network's whole life, and every call shares its input: after a
+            # shared one, OpenVINO 2026.4 copies what another request does not share into the
+            # array of before, which may be gone (docs/LOG.md).
             self._request.infer({IMAGE: batch_nhwc}, share_inputs=True)
             names = (LOGITS, EMBEDDING, FEATURES)[: 3 if self.signature.feature_maps else 2]
             # Copies: the request writes the next batch into the same memory.

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from resnext.engines import tuning
 from resnext.engines.base import BACKENDS, AbstractEngine, GraphSource, Precision, Signature
 from resnext.engines.compiled import make_key
-from resnext.errors import ConfigError, MissingExtraError, ModelFileError, closest, import_extra
+from resnext.errors import (
+    ConfigError,
+    MissingExtraError,
+    ModelFileError,
+    closest,
+    counted,
+    import_extra,
+)
 from resnext.weights import LocalModel, cache_home, read_tensors
 
 if TYPE_CHECKING:
@@ -97,7 +104,7 @@ def _check_channels(local: LocalModel) -> None:
     channels = local.document.architecture.in_chans
     if channels != 3:
         raise ModelFileError(
-            f"{local.path}: takes {channels} channels; expected 3, pictures are RGB"
+            f"{local.path}: takes {counted(channels, 'channel')}; expected 3, pictures are RGB"
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnext.errors import ConfigError, EngineError
+from resnext.errors import ConfigError, EngineError, counted
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -55,8 +55,8 @@ def check_logits(logits: Logits) -> None:
         for row in np.flatnonzero(~np.isfinite(logits[part]).all(axis=1))
     ]
     raise EngineError(
-        f"logits of {len(bad)} of {len(logits)} pictures are NaN or infinite, the first in row "
-        f"{bad[0]}",
+        f"logits of {len(bad)} of {counted(len(logits), 'picture')} are NaN or infinite, the"
+        f" first in row {bad[0]}",
         hint="try `--precision fp32`; weights that hold NaN cannot be used",
     )
 

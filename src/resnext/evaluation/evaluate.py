@@ -13,7 +13,7 @@ from typing import Any
 
 from resnext import modelfile
 from resnext.classifier import Classifier
-from resnext.errors import ConfigError, DatasetError
+from resnext.errors import ConfigError, DatasetError, counted
 from resnext.evaluation import run
 from resnext.evaluation.journal import Journal, hold
 from resnext.evaluation.judge import Judged, check_readable, judge
@@ -147,14 +147,14 @@ def describe_data(
     learned: Collection[int],
 ) -> dict[str, Any]:
     """Say what was answered, as plain JSON values."""
-    counted = zip(judged.entries, judged.labeled, strict=True)
-    names = {entry.name for entry, labeled in counted if labeled}
+    pairs = zip(judged.entries, judged.labeled, strict=True)
+    names = {entry.name for entry, labeled in pairs if labeled}
     known = sum(truth.entries[place].name in names for place in learned)
     notes = list(truth.notes)
     if known:
         notes.append(
-            f"the model has learned from {known:,} of these {len(names):,} pictures: on others it"
-            " is right less often"
+            f"the model has learned from {known:,} of these {counted(len(names), 'picture')}: on"
+            " others it is right less often"
         )
     return {
         "path": os.fsdecode(question.data),

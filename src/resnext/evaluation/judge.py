@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext import predictions
-from resnext.errors import DatasetError
+from resnext.errors import DatasetError, counted
 from resnext.evaluation import metrics, multilabel
 from resnext.evaluation.arrays import UNLABELED, Booleans, Floats, Integers, Logits, chunks
 from resnext.evaluation.matching import Matching, display_names
@@ -306,5 +306,7 @@ def check_readable(entries: Sequence[Entry], bad: dict[int, str]) -> list[Entry]
     """
     if len(bad) == len(entries):
         shown = [f"{entries[place].name}: {reason}" for place, reason in list(bad.items())[:3]]
-        raise DatasetError(f"none of the {len(entries)} pictures can be read: {few(shown)}")
+        raise DatasetError(
+            f"none of the {counted(len(entries), 'picture')} can be read: {few(shown)}"
+        )
     return [entry for place, entry in enumerate(entries) if place not in bad]

@@ -16,13 +16,15 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from resnext.errors import DatasetError, closest
+from resnext.errors import ConfigError, DatasetError, closest, counted
 from resnext.predictions import Labels
 from resnext.training.listing import few
 
 _SYNSET = re.compile(r"(n\d{8})(?![0-9A-Za-z])")
 _COLUMNS = ["folder", "class"]
 _NUMBER = "number"  # the rule that goes by the class's
+_LEAST_LETTERS = 3  # of a part of a word: "ox" is in many
+_HINT_LIST = "a class has a name, a number from 0, and may have a synset id"
 
 Names = dict[str, list[int]]
 
@@ -66,7 +68,7 @@ def match(
     numbers = all(_is_number(name) for name in classes if name not in given)
     rules: Counter[str] = Counter()
     index: dict[str, int | None] = {}
-    unknown, twofold, counted = [], [], []
+    unknown, twofold, by_count = [], [], []
     for name in classes:
         wanted = given.get(name, name)
         left_out, by_number = name in given and not wanted, numbers or name in given
@@ -77,22 +79,50 @@ def match(
             index[name] = found[0] if found else None
             rules["the map" if name in given else rule] += 1
             if rule == _NUMBER and name not in given:
-                counted.append(int(name))
+                by_count.append(int(name))
         else:
             unknown.append(wanted)
     if twofold:
         raise DatasetError(
-            f"{len(twofold)} classes have a name that the model has more than once:"
-            f" {'; '.join(twofold[:5])}",
+            f"{counted(len(twofold), 'class has', 'classes have')} a name that the model has more"
+            f" than once: {'; '.join(twofold[:5])}",
             hint="name the folder by the synset id or the number, or give --map with a CSV of"
             " folder,class",
         )
-    if 1 in counted and 0 not in index.values():
+    if 1 in by_count and 0 not in index.values():
         raise _counted_from_one()
     if unknown:
         raise _unknown(unknown, len(classes), finder)
     _check_distinct(index, given, finder)
     return Matching(index=index, rules=dict(rules), notes=notes)
+
+
+def find_class(name: str, labels: Labels) -> int:
+    """Return the index of the one class that a name means, as `match` takes the name of a folder.
+
+    Args:
+        name: A synset id, a name or one of several names, whatever its case and punctuation, or
+            a number.
+        labels: Of the model.
+
+    Raises:
+        ConfigError: There is no such class, or more than one.
+    """
+    finder = _Finder(labels)
+    _, found = finder.find(name, by_number=True)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(
+            f"{len(found)} classes are called {name!r}:"
+            f" {few([finder.describe(one) for one in found])}",
+            hint="name one by its synset id or its number",
+        )
+    near = finder.nearest(name)
+    raise ConfigError(
+        f"there is no class {name!r} among the {len(labels)} of the model",
+        hint=f"did you mean {' or '.join(map(repr, near))}?" if near else _HINT_LIST,
+    )
 
 
 def read_map(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -163,10 +193,15 @@ class _Finder:
         key = f"class {index}" if ids is None else f"{ids[index]}, class {index}"
         return f"{self._labels.class_names[index]!r} ({key})"
 
-    def nearest(self, name: str) -> str:
-        """Return the name most like one that is not there, or nothing."""
-        near = closest(_fold(name), self._parts, count=1)
-        return self._labels.class_names[self._parts[near[0]][0]] if near else ""
+    def nearest(self, name: str, *, count: int = 3) -> list[str]:
+        """Return the names most like one that is not there: those that have it as a word first."""
+        wanted = _fold(name)
+        near = [part for part in self._parts if f" {wanted} " in f" {part} "]
+        if not near and len(wanted) >= _LEAST_LETTERS:
+            near = [part for part in self._parts if wanted in part]
+        near = near or closest(wanted, self._parts, count=count)
+        names = self._labels.class_names
+        return list(dict.fromkeys(names[self._parts[part][0]] for part in near))[:count]
 
     def _any_part(self, name: str) -> Iterable[int]:
         return (index for part in _fold_parts(name) for index in self._parts.get(part, ()))
@@ -200,11 +235,11 @@ def _is_number(name: str) -> bool:
 def _unknown(names: Sequence[str], total: int, finder: _Finder) -> DatasetError:
     shown = []
     for name in names[:5]:
-        near = finder.nearest(name)
-        shown.append(f"{name!r}" + (f" (nearest: {near!r})" if near else ""))
+        near = finder.nearest(name, count=1)
+        shown.append(f"{name!r}" + (f" (nearest: {near[0]!r})" if near else ""))
     return DatasetError(
-        f"{len(names)} of the {total} classes of the data are not among the"
-        f" {len(finder._labels)} of the model: {few(shown, total=len(names))}",
+        f"among the {len(finder._labels)} classes of the model is none for {len(names)} of the"
+        f" {counted(total, 'class', 'classes')} of the data: {few(shown, total=len(names))}",
         hint="rename the folders, or give --map with a CSV of folder,class; an empty class leaves"
         " a folder out",
     )
@@ -227,7 +262,8 @@ def _notes_on_unused(classes: Sequence[str], given: Mapping[str, str]) -> tuple[
     if likely:
         shown = [f"{name!r} (nearest: {near!r})" for name, near in likely.items()]
         raise DatasetError(
-            f"the map names {len(likely)} classes that the data does not have: {few(shown)}",
+            f"the map names {counted(len(likely), 'class', 'classes')} that the data does not"
+            f" have: {few(shown)}",
             hint="write them as the folders are named, or remove the rows",
         )
     return (f"the map names classes that the data does not have: {few(unused)}",) if unused else ()

@@ -5,7 +5,7 @@ Definitions are scikit-learn's with `zero_division=0`. N pictures, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,6 +105,39 @@ def score(
         average_precision=precisions,
         counts=counts,
     )
+
+
+def precision_in_draws(
+    logits: NDArray[np.floating], targets: Booleans
+) -> Callable[[NDArray[np.int32]], Floats]:
+    """Prepare to compute the average precision of a class when pictures are drawn again.
+
+    Args:
+        logits: (N,) of the class.
+        targets: (N,).
+
+    Returns:
+        A function of (N, B) numbers: how often each picture was drawn. It returns (B,), NaN
+        where no picture of the class was.
+    """
+    order = np.argsort(-logits, kind="stable")
+    group = np.cumsum(np.diff(logits[order], prepend=np.inf) != 0)  # of equal logits
+    right = np.flatnonzero(targets[order])
+    groups, first = np.unique(group[right], return_index=True)
+    ends = np.searchsorted(group, groups, side="right")  # only there does precision count
+    starts, order = np.append(0, ends)[:-1], order[: ends[-1] if ends.size else 0]
+
+    def average(drawn: NDArray[np.int32]) -> Floats:
+        if not right.size:
+            return np.full(drawn.shape[1], np.nan)
+        gained = np.add.reduceat(drawn[order[right]], first, axis=0)
+        found = np.cumsum(gained, axis=0)
+        above = np.cumsum(np.add.reduceat(drawn[order], starts, axis=0), axis=0)
+        total = found[-1]
+        sums = (gained * share(found, above)).sum(axis=0)
+        return np.where(total > 0, share(sums, total), np.nan)
+
+    return average
 
 
 def _average_precision(logits: NDArray[np.floating], targets: Booleans) -> float:

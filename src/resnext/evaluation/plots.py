@@ -5,26 +5,21 @@ K classes.
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from resnext.evaluation.calibration import Reliability
 from resnext.evaluation.selective import RiskCoverage
-from resnext.files import atomic
-from resnext.results.formats import printable
+from resnext.results import figures
 
 NAMED = 40  # classes up to which each has its name beside the matrix
 _MAX_LETTERS = 24
-_BLUE, _ORANGE, _GREY, _RED = "#2b6cb0", "#c05621", "#718096", "#c53030"
 
 
 def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
@@ -51,8 +46,8 @@ def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str], path: Path) 
     )
     columns = [*names, "other"] if matrix.shape[1] > count else list(names)
     if count <= NAMED:
-        axis.set_xticks(range(len(columns)), list(map(_shorten, columns)), rotation=90, fontsize=8)
-        axis.set_yticks(range(count), list(map(_shorten, names)), fontsize=8)
+        axis.set_xticks(range(len(columns)), _shortened(columns), rotation=90, fontsize=8)
+        axis.set_yticks(range(count), _shortened(names), fontsize=8)
         for label in (*axis.get_xticklabels(), *axis.get_yticklabels()):
             label.set_parse_math(False)
         if count <= 12:
@@ -61,7 +56,7 @@ def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str], path: Path) 
     axis.set_ylabel("class" + ("" if count <= NAMED else f" (number of {count})"))
     bar = figure.colorbar(image, ax=axis, shrink=0.7)
     bar.set_label("% of the class's pictures", fontsize=9)
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def draw_reliability(
@@ -88,27 +83,27 @@ def draw_reliability(
         top, bottom = axes[0, column], axes[1, column]
         left, width = bars.edges[:-1], np.diff(bars.edges)
         some = bars.pictures > 0
-        top.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle="--")
+        top.plot([0, 1], [0, 1], color=figures.GREY, linewidth=1, linestyle="--")
         top.bar(
             left[some], bars.accuracy[some], width[some],
-            align="edge", color=_BLUE, edgecolor="white", label="share of right answers",
+            align="edge", color=figures.BLUE, edgecolor="white", label="share of right answers",
         )  # fmt: skip
         top.plot(
-            bars.confidence[some], bars.accuracy[some], "o", color=_ORANGE, markersize=4,
+            bars.confidence[some], bars.accuracy[some], "o", color=figures.ORANGE, markersize=4,
             label="at their mean confidence",
         )  # fmt: skip
         top.set_title(title.format(temperature, 100 * bars.expected_error), fontsize=10)
         top.set_ylim(0, 1)
         top.set_xlim(0, 1)
         share = bars.pictures / max(bars.pictures.sum(), 1)
-        bottom.bar(left, 100 * share, width, align="edge", color=_GREY, edgecolor="white")
+        bottom.bar(left, 100 * share, width, align="edge", color=figures.GREY, edgecolor="white")
         bottom.set_xlabel("confidence", fontsize=9)
-        _plain(top)
-        _plain(bottom)
+        figures.make_plain(top)
+        figures.make_plain(bottom)
     axes[0, 0].set_ylabel("accuracy", fontsize=9)
     axes[1, 0].set_ylabel("% of pictures", fontsize=9)
     axes[0, 0].legend(fontsize=8, frameon=False, loc="upper left")
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def draw_coverage(curve: RiskCoverage, chosen: tuple[float, float] | None, path: Path) -> None:
@@ -124,11 +119,11 @@ def draw_coverage(curve: RiskCoverage, chosen: tuple[float, float] | None, path:
     """
     figure = Figure(figsize=(9.5, 4.2), dpi=110, layout="constrained")
     axis = figure.subplots()
-    axis.plot(100 * curve.coverage, 100 * curve.accuracy, color=_BLUE, linewidth=1.8)
+    axis.plot(100 * curve.coverage, 100 * curve.accuracy, color=figures.BLUE, linewidth=1.8)
     if chosen is not None:
         coverage, accuracy = 100 * chosen[0], 100 * chosen[1]
         axis.plot(
-            coverage, accuracy, "o", color=_RED, markersize=7,
+            coverage, accuracy, "o", color=figures.RED, markersize=7,
             label=f"reject threshold: {accuracy:.1f} % right of {coverage:.1f} %",
         )  # fmt: skip
         axis.legend(fontsize=9, frameon=False, loc="lower left")
@@ -139,8 +134,8 @@ def draw_coverage(curve: RiskCoverage, chosen: tuple[float, float] | None, path:
     axis.set_ylim(max(0.0, low - 5), 101)
     axis.set_xlabel("pictures that get an answer, %", fontsize=9)
     axis.set_ylabel("of these right, %", fontsize=9)
-    _plain(axis)
-    _save(figure, path)
+    figures.make_plain(axis)
+    figures.save(figure, path)
 
 
 def draw_classes(
@@ -166,22 +161,24 @@ def draw_classes(
     reach = np.abs(bounds.T - values)
     places = np.arange(len(names))
     if named:
-        axis.barh(places, values, color=_BLUE, xerr=reach, ecolor=_GREY)
-        axis.set_yticks(places, [_shorten(names[index]) for index in order], fontsize=8)
+        axis.barh(places, values, color=figures.BLUE, xerr=reach, ecolor=figures.GREY)
+        axis.set_yticks(places, _shortened([names[index] for index in order]), fontsize=8)
         for label in axis.get_yticklabels():
             label.set_parse_math(False)
         axis.set_ylim(len(names) - 0.4, -0.6)
         axis.set_xlim(0, 100)
         axis.set_xlabel("accuracy, %", fontsize=9)
     else:
-        axis.fill_between(places, bounds[:, 0], bounds[:, 1], color=_BLUE, alpha=0.2, step="mid")
-        axis.step(places, values, where="mid", color=_BLUE, linewidth=1.5)
+        axis.fill_between(
+            places, bounds[:, 0], bounds[:, 1], color=figures.BLUE, alpha=0.2, step="mid"
+        )
+        axis.step(places, values, where="mid", color=figures.BLUE, linewidth=1.5)
         axis.set_xlim(-0.5, len(names) - 0.5)
         axis.set_ylim(0, 100)
         axis.set_xlabel("classes, worst first", fontsize=9)
         axis.set_ylabel("accuracy, %", fontsize=9)
-    _plain(axis)
-    _save(figure, path)
+    figures.make_plain(axis)
+    figures.save(figure, path)
 
 
 def _write_counts(axis: Any, matrix: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
@@ -191,24 +188,5 @@ def _write_counts(axis: Any, matrix: NDArray[np.int64], shares: NDArray[np.float
             axis.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
 
 
-def _shorten(name: str) -> str:
-    text = printable(name)
-    return text if len(text) <= _MAX_LETTERS else text[: _MAX_LETTERS - 1] + "\u2026"
-
-
-def _plain(axis: Any) -> None:
-    axis.tick_params(labelsize=8)
-    axis.grid(color="#e2e8f0", linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # Class names in a script that the font lacks are drawn as boxes, which says enough.
-        warnings.simplefilter("ignore")
-        FigureCanvasAgg(figure)
-        figure.savefig(buffer, format="png")
-    with atomic(path) as file:
-        file.write(buffer.getvalue())
+def _shortened(names: Sequence[str]) -> list[str]:
+    return [figures.shorten(name, _MAX_LETTERS) for name in names]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnext.classifier import Classifier
-from resnext.errors import import_extra
+from resnext.errors import counted, import_extra
 from resnext.evaluation import evidence, metrics, trust, wording
 from resnext.evaluation.evaluate import Evaluation
 from resnext.evaluation.evidence import Exhibit
@@ -167,9 +167,10 @@ def _write_page(evaluation: Evaluation, exhibits: Sequence[Exhibit], folder: Pat
             f"model sha256 {model['sha256']}",
             f"data {data['fingerprint']}; engine {model['engine']} {model['precision']}; input"
             f" {model['preprocess']['input_size']} px",
-            "Intervals are of 95 %: Wilson's for shares, bootstrap within classes for averages."
-            " These have none where a class has a single picture, where no draw changes them, and"
-            " of answers yes or no of each class.",
+            "Intervals are of 95 %: Wilson's for shares, bootstrap for averages (within classes; of"
+            " all pictures where the answers are yes or no of each class). These have none where a"
+            " class has a single picture, where no draw changes them, and where pictures x classes"
+            " are too many to draw again.",
         ),
     ]
     pages.write(folder / REPORT, f"{model['name']}: evaluation", parts)
@@ -193,7 +194,7 @@ def _of_each_class(figures: Figures, folder: Path) -> list[str]:
 
 def _lead(figures: Figures) -> str:
     return (
-        f"Pictures: {wording.pictures(figures['data'])} (classes matched:"
+        f"{wording.pictures(figures['data'])} (matched:"
         f" {wording.matched(figures['data'])}); answers may be {figures['answers']}"
         f" ({wording.answer_count(figures)})."
     )
@@ -237,7 +238,9 @@ def _notes(figures: Figures) -> list[str]:
             " the one that the model finds likeliest, and so do calibration and label sets"
         )
     if data["unreadable"]:
-        notes.append(f"{len(data['unreadable'])} pictures cannot be read and are not counted")
+        notes.append(
+            f"{counted(len(data['unreadable']), 'picture')} cannot be read: not among these"
+        )
     return notes
 
 
@@ -398,7 +401,8 @@ def _label_sets(figures: Figures) -> str:
         + pages.paragraph(
             "Sets of classes that have the right one in them as often as promised (conformal"
             " prediction): all classes at or above a probability, found on"
-            f" {some['calibrated_on']:,} pictures and measured on {some['pictures']:,} others."
+            f" {counted(some['calibrated_on'], 'picture')} and measured on {some['pictures']:,}"
+            " others."
         )
         + pages.table(
             ("promised", "measured", "classes in a set", "sets of one class", "probability from"),

@@ -86,7 +86,9 @@ def ends(interval: Interval | None) -> Figures:
 def _of_each_class(judged: Judged) -> Figures:
     """Return the figures of a model that answers yes or no of each class."""
     scores = multilabel.score(judged.logits, judged.right_sets, labels=judged.present.tolist())
-    names = ("mean_average_precision", "micro_f1", "macro_f1")
+    spread = intervals.multilabel_averages(
+        judged.logits, judged.right_sets, labels=judged.present.tolist()
+    )
     rows = _classes(judged, scores.counts)
     for row, place in zip(rows, judged.data_classes.tolist(), strict=True):
         known = row["pictures"] > 0
@@ -94,7 +96,9 @@ def _of_each_class(judged: Judged) -> Figures:
     return {
         **_accuracies(judged),
         "yes_above": multilabel.YES_ABOVE,
-        "averages": {name: {"value": getattr(scores, name), **ends(None)} for name in names},
+        "averages": {
+            name: {"value": getattr(scores, name), **ends(one)} for name, one in spread.items()
+        },
         "classes": rows,
     }
 

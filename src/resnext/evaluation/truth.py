@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from resnext.catalogue import imagenet1k
-from resnext.errors import DatasetError
+from resnext.errors import DatasetError, counted
 from resnext.sources import EXTENSIONS, iter_sources
 from resnext.training.folders import files, subfolders
 from resnext.training.layouts import read_layout
@@ -109,7 +109,7 @@ def _truth(
         raise DatasetError("there is no picture; expected at least one")
     found = {name for entry in entries for name in entry.classes}
     if not found:
-        raise DatasetError(f"none of the {len(entries)} pictures has a class")
+        raise DatasetError(f"none of the {counted(len(entries), 'picture')} has a class")
     given = tuple(name for name in order if name in found)
     classes = given if len(given) == len(found) else sort_names(found)
     return Truth(entries=entries, classes=classes, layout=layout, notes=notes)
@@ -166,7 +166,10 @@ def _with_answers(place: str, path: str, notes: tuple[str, ...]) -> Truth:
     entries = [Entry(name, full, row) for (name, full), row in zip(pictures, rows, strict=True)]
     without = sum(not entry.classes for entry in entries)
     if without:
-        notes += (f"{without} pictures have no label in {os.path.basename(path)}: left out",)
+        notes += (
+            f"{counted(without, 'picture has', 'pictures have')} no label in"
+            f" {os.path.basename(path)}: left out",
+        )
     notes += (f"answers from {os.path.basename(path)}: {kind}",)
     return _truth(entries, imagenet1k().synset_ids or (), kind, notes)
 
@@ -328,8 +331,9 @@ def _by_position(path: str, rows: Sequence[Answers], pictures: Sequence[str]) ->
     if len(numbers) < len(pictures):
         if len(rows) != len(pictures):
             raise DatasetError(
-                f"{path}: has {len(rows)} lines for {len(pictures)} pictures, whose names are not"
-                " like ILSVRC2012_val_00000001.JPEG",
+                f"{path}: has {counted(len(rows), 'line')} for"
+                f" {counted(len(pictures), 'picture')}, whose names are not like"
+                " ILSVRC2012_val_00000001.JPEG",
                 hint="expected a line for each picture, in the order of their names",
             )
         if files != sorted(set(files)):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from resnext.classifier import Classifier
+from resnext.errors import counted
 from resnext.evaluation import evidence, wording
 from resnext.evaluation.compare import Compared
 from resnext.evaluation.wording import percent, with_interval
@@ -144,12 +145,17 @@ def _pictures(classifier: Classifier, compared: Compared, *, better: int) -> str
     for place in chosen:
         pixels = evidence.read(one.entries[place].source, classifier)
         name = one.entries[place].name
-        shown = "" if pixels is None else pages.picture(pixels, name)
+        picture = "" if pixels is None else pages.picture(pixels, name)
         lines = [
             f"{letter}: {judged.class_names[int(judged.answers[place])]}"
             f" {percent(float(judged.confidence[place]), 1)}"
             for letter, judged in zip("AB", compared.judged, strict=True)
         ]
-        items.append((shown, [name, *lines]))
-    title = f"Only {'AB'[better]} is right"
-    return pages.heading(title) + pages.gallery(items)
+        items.append((picture, [name, *lines]))
+    shown = "All of them" if len(places) <= MOST else f"{MOST} of them"
+    order = f"{shown}, first those where {'AB'[1 - better]} is surest of a wrong answer."
+    return (
+        pages.heading(f"Only {'AB'[better]} is right: {counted(len(places), 'picture')}")
+        + (pages.paragraph(order) if len(places) > 1 else "")
+        + pages.gallery(items)
+    )

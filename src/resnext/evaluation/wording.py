@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from resnext.errors import counted
 from resnext.training.listing import few
 
 Figures = Mapping[str, Any]
@@ -43,7 +44,7 @@ def describe(figures: Figures) -> Lines:
     model, data = figures["model"], figures["data"]
     lines = [
         ("model", f"{model['name']} ({model['engine']}, {model['precision']})"),
-        ("pictures", pictures(data)),
+        ("data", pictures(data)),
         ("matched", matched(data)),
         ("answers", f"{figures['answers']} ({answer_count(figures)})"),
         ("top-1", with_interval(figures["top1"])),
@@ -63,7 +64,9 @@ def describe(figures: Figures) -> Lines:
 
 def pictures(data: Figures) -> str:
     """Say how many pictures of how many classes there are, and what is missing."""
-    text = f"{data['evaluated']:,} of {data['classes']:,} classes"
+    text = (
+        f"{counted(data['evaluated'], 'picture')} in {counted(data['classes'], 'class', 'classes')}"
+    )
     unreadable, without = len(data["unreadable"]), data["without_pictures"]
     text += f"; {unreadable:,} cannot be read" if unreadable else ""
     return text + (f"; none of {few(without)}" if without else "")
@@ -150,7 +153,7 @@ def compared(figures: Figures) -> Lines:
     top1 = figures["top1"]
     return [
         *lines,
-        ("pictures", pictures(figures["data"])),
+        ("data", pictures(figures["data"])),
         ("answers", figures["answers"]),
         ("B - A, top-1", difference(top1)),
         ("B - A, top-5", difference(figures["top5"])),
@@ -192,7 +195,7 @@ def _averages(figures: Figures) -> Lines:
 
 
 def _of_each_class(figures: Figures) -> Lines:
-    found = {name: percent(one["value"]) for name, one in figures["averages"].items()}
+    found = {name: with_interval(one) for name, one in figures["averages"].items()}
     return [
         ("mAP", found["mean_average_precision"]),
         ("F1", f"micro {found['micro_f1']}, macro {found['macro_f1']}; yes is above"
@@ -236,4 +239,4 @@ def speed(computed: Figures) -> str:
     if not count:
         return "nothing to compute: all logits were there"
     rate = count / max(seconds, 1e-9)
-    return f"{count:,} pictures in {seconds:.1f} s, {rate:.0f} images/s"
+    return f"{counted(count, 'picture')} in {seconds:.1f} s, {rate:.0f} images/s"

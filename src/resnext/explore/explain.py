@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,19 +13,11 @@ from PIL import Image
 
 from resnext import images
 from resnext.classifier import Classifier
-from resnext.errors import (
-    ConfigError,
-    DatasetError,
-    ImageError,
-    OutputError,
-    closest,
-    import_extra,
-)
-from resnext.evaluation.matching import match
+from resnext.errors import ConfigError, ImageError, OutputError, import_extra
 from resnext.explore import cam, faithfulness
 from resnext.explore.cam import ActivationMap
 from resnext.explore.faithfulness import Faithfulness
-from resnext.files import atomic, check_place
+from resnext.files import atomic, check_place, check_replaceable
 from resnext.sources import EXTENSIONS
 
 METHODS = ("cam", "gradcam", "gradcam++")
@@ -110,37 +101,6 @@ def explain(
         yield Explanation(found=found, method=method, layer=layer, score=worth)
 
 
-def find_class(classifier: Classifier, name: str) -> int:
-    """Return the index of a class that is named as `evaluate` takes the names of folders.
-
-    Args:
-        classifier: The model.
-        name: Its synset id, its name or one of its names, whatever their case and punctuation,
-            or its number.
-
-    Raises:
-        ConfigError: There is no such class; or several have this name.
-    """
-    document = classifier.document
-    names = document.labels.class_names
-    index = None
-    with contextlib.suppress(DatasetError):
-        index = match((name,), document.labels, given={name: name}).index[name]
-    if index is not None:
-        return index
-    same = [number for number, text in enumerate(names) if text == name]
-    if same:
-        raise ConfigError(
-            f"{len(same)} classes are called {name!r}",
-            hint=f"name one by its number: {', '.join(map(str, same))}",
-        )
-    near = closest(name, names)
-    raise ConfigError(
-        f"there is no class {name!r} among the {len(names)} of {document.name}, or not only one",
-        hint=f"did you mean {' or '.join(map(repr, near))}?" if near else "",
-    )
-
-
 def name_outputs(names: Sequence[str], output: Path | None, ending: str) -> list[Path]:
     """Say where the results of some pictures go: into a file for one, or into a folder.
 
@@ -170,6 +130,7 @@ def name_outputs(names: Sequence[str], output: Path | None, ending: str) -> list
                 hint="give the name of a folder",
             )
         check_place(output)
+        check_replaceable(output, inputs=names)
         return [output]
     folder = output or Path("explained")
     try:
@@ -185,7 +146,18 @@ def name_outputs(names: Sequence[str], output: Path | None, ending: str) -> list
             name = f"{stem}-{number}"
         taken.add(name.lower())
         paths.append(folder / f"{name}{ending}")
+    _check_none_is_read(paths, names)
     return paths
+
+
+def _check_none_is_read(paths: Sequence[Path], names: Sequence[str]) -> None:
+    """Refuse to write over the pictures, as where the folder is theirs."""
+    read = {os.path.realpath(name) for name in names}
+    for path in paths:
+        if os.path.realpath(path) in read:
+            raise ConfigError(
+                f"{path} is both a file to read and the output", hint="choose another folder"
+            )
 
 
 def write_overlay(

@@ -22,7 +22,7 @@ from resnext.classifier import Classifier
 from resnext.engines.compiled import make_key
 from resnext.errors import DatasetError, ModelFileError
 from resnext.explore import neighbors
-from resnext.files import atomic
+from resnext.files import atomic, check_place, check_replaceable
 
 VERSION = 1
 
@@ -244,6 +244,17 @@ def write(path: Path, document: IndexDocument, rows: Iterable[Row]) -> int:
         file.write(room.to_bytes(8, "little"))
         file.write(_header(document, **facts, checksum=checksum).ljust(room))
     return len(names)
+
+
+def check_output(path: Path) -> None:
+    """Look, before long work, whether an index may be written here; an old one is replaced.
+
+    Raises:
+        ConfigError: A model is there.
+        OutputError: The folder is missing or read-only.
+    """
+    check_place(path)
+    check_replaceable(path, mark=b'"resnext_index"')
 
 
 def open_index(path: Path) -> Index:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resnext import images
-from resnext.errors import ImageError
+from resnext.errors import ImageError, counted
 from resnext.explore.index import Index
 from resnext.explore.lookup import Found
 from resnext.results import pages
@@ -28,7 +28,8 @@ def write_sheet(path: Path, index: Index, results: Iterable[Found]) -> Path:
         OutputError: The file cannot be written.
     """
     facts = index.document
-    lead = f"{len(index):,} pictures in {index.path.name}, by {facts.model} ({facts.architecture})"
+    made = f"by {facts.model} ({facts.architecture})"
+    lead = f"{counted(len(index), 'picture')} in {index.path.name}, {made}"
     parts = [pages.heading("Nearest pictures", level=1), pages.paragraph(lead, lead=True)]
     for found in results:
         parts += _section(found)

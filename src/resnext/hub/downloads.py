@@ -27,7 +27,7 @@ from typing import BinaryIO, NoReturn
 
 import filelock
 
-from resnext.errors import OutputError, WeightsCorruptError, WeightsUnavailableError
+from resnext.errors import OutputError, WeightsCorruptError, WeightsUnavailableError, counted
 from resnext.files import atomic, sync_folder
 from resnext.transport import Fault, PassingFault, Request, chunks, get
 
@@ -118,7 +118,7 @@ def download(
             _wait(request.url, attempt, error, policy)
         except Fault as error:
             raise WeightsUnavailableError(f"{request.url}: {error}") from error
-    raise WeightsUnavailableError(f"{request.url}: {fault} (tried {attempt} times)")
+    raise WeightsUnavailableError(f"{request.url}: {fault} (tried {counted(attempt, 'time')})")
 
 
 @contextlib.contextmanager

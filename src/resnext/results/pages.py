@@ -11,6 +11,7 @@ import base64
 import hashlib
 import html
 import io
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from resnext.errors import counted
 from resnext.files import atomic
 from resnext.results.formats import printable
 
@@ -84,6 +86,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 """
+_PERCENT = re.compile(r"(?<=\d) %")
 _SCRIPT_HASH = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:;"
@@ -153,8 +156,8 @@ def page(title: str, parts: Iterable[str]) -> str:
 
 
 def text(value: str) -> str:
-    """Return any text as HTML that shows it, control characters escaped."""
-    return html.escape(printable(value))
+    """Return any text as HTML that shows it, control characters escaped, `5 %` in one line."""
+    return _PERCENT.sub("&nbsp;%", html.escape(printable(value)))
 
 
 def heading(title: str, *, level: int = 2) -> str:
@@ -169,7 +172,7 @@ def paragraph(sentence: str, *, lead: bool = False) -> str:
 
 def code(lines: str) -> str:
     """Return a block of commands or code."""
-    return f"<pre>{text(lines)}</pre>"
+    return f"<pre>{html.escape(printable(lines))}</pre>"
 
 
 def footer(*lines: str) -> str:
@@ -181,6 +184,12 @@ def notice(sentences: Iterable[str]) -> str:
     """Return a box of sentences that should not be missed; nothing where there are none."""
     items = "".join(f"<li>{text(sentence)}</li>" for sentence in sentences)
     return f'<div class="notice"><ul>{items}</ul></div>' if items else ""
+
+
+def count_tile(number: int, one: str, many: str = "") -> Tile:
+    """Return the tile of a number of things, its label as `errors.counted` says it."""
+    figure, _, label = counted(number, one, many).partition(" ")
+    return Tile(figure, label)
 
 
 def tiles(figures: Iterable[Tile]) -> str:

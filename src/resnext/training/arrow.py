@@ -184,7 +184,9 @@ def _by_name(label: Any, classes: tuple[str, ...] | None, place: str) -> Any:
     if label is None or label == -1:
         return []
     if not isinstance(label, int) or not 0 <= label < len(classes):
-        raise DatasetError(f"{place} has label {label!r}; there are {len(classes)} classes")
+        raise DatasetError(
+            f"{place} has label {label!r}; expected 0 to {len(classes) - 1}, as there are classes"
+        )
     return [classes[label]]  # in a list it is not taken apart at a `|` in it
 
 

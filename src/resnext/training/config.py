@@ -7,12 +7,12 @@ accumulation. Standard library only.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from resnext.errors import ConfigError, closest
+from resnext.errors import ConfigError
+from resnext.training import typed
 
 Precision = Literal["fp32", "bf16", "fp16"]
 Compile = Literal["", "default", "reduce-overhead", "max-autotune-no-cudagraphs"]
@@ -234,10 +234,13 @@ class EMAConfig:
         decay: Share of the old mean that stays at each update; 0 for no mean. Up to the
             first update after the warm-up, the weights are copied.
         every: Steps between updates, counted anew in each epoch, of which the first is one.
+        scaling: Whether `decay` follows the run: "none", or "run", by torchvision's rule, what
+            it leaves, 1 - decay, times the pictures between two updates for each epoch.
     """
 
     decay: float = 0.0
     every: int = 1
+    scaling: Literal["none", "run"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -294,6 +297,14 @@ class TrainConfig:
         if not 0 < low <= high <= 1:
             raise ConfigError(f"augment.crop_area is {low}, {high}; expected 0 < low <= high <= 1")
 
+    @property
+    def ema_decay(self) -> float:
+        """Share of the old mean that stays at each update in this run: see `ema.scaling`."""
+        left = 1 - self.ema.decay
+        if self.ema.scaling == "run":
+            left *= self.optim.batch_size * self.ema.every / self.schedule.epochs
+        return 1 - min(left, 1.0)
+
     def taught_by(self, teacher: str) -> TrainConfig:
         """Return a copy that learns from a teacher too: as much as from labels, if not said."""
         share = self.loss.distill_weight or 0.5
@@ -301,7 +312,7 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values, every key present."""
-        return _plain(self)  # type: ignore[no-any-return]
+        return typed.to_plain(self)  # type: ignore[no-any-return]
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainConfig:
@@ -310,7 +321,7 @@ class TrainConfig:
         Raises:
             ConfigError: A key is unknown or missing, or a value of another type.
         """
-        return _build(cls, values, "")  # type: ignore[no-any-return]
+        return typed.build(cls, values)  # type: ignore[no-any-return]
 
     def override(self, settings: Iterable[str]) -> TrainConfig:
         """Return a copy with changes such as `optim.lr=0.2`.
@@ -322,14 +333,14 @@ class TrainConfig:
         for setting in settings:
             path, sign, text = setting.partition("=")
             if not sign:
-                what = "has no value" if path.strip() in paths(type(self)) else "is no setting"
+                what = "has no value" if path.strip() in paths() else "is no setting"
                 raise ConfigError(f"{setting!r} {what}; expected KEY=VALUE")
-            hint = _hint_of(type(self), path.strip())
+            hint = typed.hint_of(type(self), path.strip())
             *parents, last = path.strip().split(".")
             place = changed
             for parent in parents:
                 place = place[parent]
-            place[last] = _parse(hint, text.strip(), path.strip())
+            place[last] = typed.parse(hint, text.strip(), path.strip())
         return self.from_json(changed)
 
 
@@ -383,15 +394,9 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 }
 
 
-def paths(kind: type = TrainConfig, prefix: str = "") -> list[str]:
+def paths() -> list[str]:
     """List every key that `override` takes."""
-    found = []
-    for name, hint in get_type_hints(kind).items():
-        if dataclasses.is_dataclass(hint):
-            found += paths(cast(type, hint), f"{prefix}{name}.")
-        else:
-            found.append(f"{prefix}{name}")
-    return found
+    return typed.paths(TrainConfig)
 
 
 def value_of(config: TrainConfig, path: str) -> Any:
@@ -415,85 +420,3 @@ def _get(config: Any, path: str) -> Any:
     for name in path.split("."):
         config = getattr(config, name)
     return config
-
-
-def _hint_of(kind: Any, path: str) -> Any:
-    if path not in paths(kind):
-        near = closest(path, paths(kind))
-        raise ConfigError(
-            f"there is no setting {path!r}",
-            hint=f"did you mean {near[0]!r}?" if near else f"one of {', '.join(paths(kind))}",
-        )
-    for name in path.split("."):
-        kind = get_type_hints(kind)[name]
-    return kind
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _build(kind: Any, values: Any, prefix: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{prefix.rstrip('.') or 'the config'} is {values!r}; expected an object")
-    hints = get_type_hints(kind)
-    if unknown := [key for key in values if key not in hints]:
-        _hint_of(TrainConfig, f"{prefix}{unknown[0]}")
-    arguments = {}
-    for name, value in values.items():
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            arguments[name] = _build(hint, value, f"{prefix}{name}.")
-        else:
-            arguments[name] = _check(hint, value, f"{prefix}{name}")
-    try:
-        return kind(**arguments)
-    except TypeError as error:
-        raise ConfigError(f"the config lacks a key: {error}") from error
-
-
-def _check(hint: Any, value: Any, path: str) -> Any:
-    if get_origin(hint) is tuple and isinstance(value, list | tuple):
-        items = get_args(hint)
-        if items[-1] is Ellipsis:
-            items = (items[0],) * len(value)
-        if len(items) == len(value):
-            return tuple(_check(one, item, path) for one, item in zip(items, value, strict=True))
-    elif get_origin(hint) is Literal:
-        if value in get_args(hint):
-            return value
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif hint in (int, str, bool) and type(value) is hint:
-        return value
-    raise ConfigError(f"{path} is {value!r}; expected {_describe(hint)}")
-
-
-def _parse(hint: Any, text: str, path: str) -> Any:
-    if text == "none" and text not in get_args(hint):  # as `show` writes what is empty
-        text = ""
-    if get_origin(hint) is tuple:
-        item = get_args(hint)[0]
-        return [_parse(item, part.strip(), path) for part in text.split(",") if part.strip()]
-    if hint is bool:
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if text.lower() in words:
-            return words[text.lower()]
-    elif hint in (int, float):
-        try:
-            return hint(text)
-        except ValueError:
-            pass
-    else:
-        return _check(hint, text, path)
-    raise ConfigError(f"{path} is {text!r}; expected {_describe(hint)}")
-
-
-def _describe(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(repr(choice or "none") for choice in get_args(hint))
-    if get_origin(hint) is tuple:
-        return f"a list of {_describe(get_args(hint)[0])}"
-    return {int: "a whole number", float: "a number", bool: "true or false"}.get(hint, "a text")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resnext.errors import ConfigError, DatasetError
+from resnext.errors import ConfigError, DatasetError, counted
 from resnext.training.folders import hint_for
 from resnext.training.layouts import read_layout
 from resnext.training.listing import (
@@ -138,7 +138,10 @@ def open_data(
         kind, options = "automatic", {"seed": seed, "val_share": val_share}
         same = find_copies(train)
         if count := _count_copies(same):
-            notes += (f"{count} pictures have the same bytes as another; they stay together",)
+            notes += (
+                f"{counted(count, 'picture has', 'pictures have')} the same bytes as another;"
+                " such stay together",
+            )
         notes += _notes_on_labels(train, same)
         first, second = split(train, same, seed=seed, val_share=val_share)
         val, train = [train[n] for n in second] or None, [train[n] for n in first]
@@ -194,7 +197,8 @@ def _class_names(
     if only := sorted(val.keys() - train.keys()):
         shown = [f"{name} ({val[name].name})" for name in only]
         raise DatasetError(
-            f"{place}: {len(only)} classes are only in the part to validate on: {few(shown)}",
+            f"{place}: {counted(len(only), 'class is', 'classes are')} only in the part to"
+            f" validate on: {few(shown)}",
             hint="add pictures of them to train, or remove them there",
         )
     if classes is None:
@@ -205,7 +209,8 @@ def _class_names(
             raise ConfigError("classes names one twice; expected each name once")
     if unknown := sorted(train.keys() - set(names)):
         raise DatasetError(
-            f"{place}: {len(unknown)} classes are not among those given: {few(unknown)}",
+            f"{place}: {counted(len(unknown), 'class is', 'classes are')} not among those given:"
+            f" {few(unknown)}",
             hint=f"given are {few(names)}",
         )
     if len(names) < 2 and not listing.multi_label:
@@ -216,8 +221,8 @@ def _class_names(
     without_pictures = [name for name in names if name not in train]
     if without_pictures and classes is None:
         raise DatasetError(
-            f"{place}: {len(without_pictures)} classes have no picture to learn from:"
-            f" {few(without_pictures)}",
+            f"{place}: {counted(len(without_pictures), 'class has', 'classes have')} no picture"
+            f" to learn from: {few(without_pictures)}",
             hint="add some, or name the classes that are to be learned",
         )
     text = f"classes without a picture: {few(without_pictures)}"
@@ -250,7 +255,10 @@ def _notes_on_leaks(
     ]
     if not pairs:
         return ()
-    return (f"{len(pairs)} pictures to validate on are in train as well: {few(pairs)}",)
+    return (
+        f"{counted(len(pairs), 'picture to validate on is', 'pictures to validate on are')} in"
+        f" train as well: {few(pairs)}",
+    )
 
 
 def _notes_on_labels(entries: Sequence[Entry], same: Sequence[int]) -> tuple[str, ...]:
@@ -261,7 +269,10 @@ def _notes_on_labels(entries: Sequence[Entry], same: Sequence[int]) -> tuple[str
     ]
     if not pairs:
         return ()
-    return (f"{len(pairs)} pictures are the same but labelled otherwise: {few(pairs)}",)
+    return (
+        f"{counted(len(pairs), 'picture is', 'pictures are')} the same as another but labelled"
+        f" otherwise: {few(pairs)}",
+    )
 
 
 def _only_in_train(train: Sequence[Entry], val: Sequence[Entry]) -> list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from resnext import images
-from resnext.errors import DatasetError, ImageError, ResNeXtError, TrainingError
+from resnext.errors import DatasetError, ImageError, ResNeXtError, TrainingError, counted
 from resnext.training import memory
 from resnext.training.order import Draw
 from resnext.training.samples import Sample, SampleSet
@@ -159,7 +159,7 @@ def _decode_all(samples: Sequence[Sample]) -> list[Image.Image]:
         decoded = list(pool.map(_decode_or_raise, samples[:_PROBE]))
         size = sum(image.width * image.height for image in decoded) * _PIXEL / len(decoded)
         memory.check_room(
-            size * len(samples), f"data.cache=true: {len(samples):,} pictures",
+            size * len(samples), f"data.cache=true: {counted(len(samples), 'picture')}",
             hint="--set data.cache=false, with which a run may go on",
         )  # fmt: skip
         return decoded + list(pool.map(_decode_or_raise, samples[_PROBE:]))

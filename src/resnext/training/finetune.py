@@ -19,7 +19,7 @@ import numpy as np
 
 from resnext import modelfile, sources, weights
 from resnext.classifier import Classifier
-from resnext.errors import ConfigError, DatasetError
+from resnext.errors import ConfigError, DatasetError, counted
 from resnext.modelfile import STORAGE_DTYPES, ModelDocument, Tensors
 from resnext.predictions import Labels
 from resnext.provenance import software
@@ -346,7 +346,8 @@ def _notes_on_copies(table: FeatureTable, labels: Labels) -> tuple[str, ...]:
         of_picture[key].add(label)
     shared = Counter(tuple(sorted(found)) for found in of_picture.values() if len(found) > 1)
     return tuple(
-        f"{count} pictures are the same in {' and '.join(labels.class_names[i] for i in classes)}"
+        f"{counted(count, 'picture is', 'pictures are')} the same in"
+        f" {' and '.join(labels.class_names[i] for i in classes)}"
         for classes, count in sorted(shared.items())
     )
 
@@ -416,11 +417,11 @@ def _provenance(
 
 def _metrics(table: FeatureTable, head: Head, scores: Scores) -> dict[str, Any]:
     if table.held_out.any():
-        text = f"{scores.pictures} pictures that were not learned from"
+        text = f"{counted(scores.pictures, 'picture')} not learned from"
     else:
         text = (
-            f"cross-validation over {scores.pictures} pictures, each answered by a head that had"
-            " not seen it; the head in the file has learned from all"
+            f"cross-validation over {counted(scores.pictures, 'picture')}, each answered by a"
+            " head that had not seen it; the head in the file has learned from all"
         )
     learned = np.bincount(table.labels[~table.held_out], minlength=len(scores.class_pictures))
     return {
@@ -439,7 +440,7 @@ def _metrics(table: FeatureTable, head: Head, scores: Scores) -> dict[str, Any]:
 
 
 def _share(count: int, total: int) -> str:
-    return f"{_percent(count, total):.2f} %, {count} of {total} pictures"
+    return f"{_percent(count, total):.2f} %, {count} of {counted(total, 'picture')}"
 
 
 def _percent(count: int, total: int) -> float:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from resnext import modelfile, weights
-from resnext.errors import ConfigError, TrainingError
+from resnext.errors import ConfigError, TrainingError, counted
 from resnext.training import (
     augment,
     checkpoint,
@@ -154,7 +154,7 @@ def run(
     )
     notes.say(*data.notes, *settings.advice(this.config, data))
     if config.data.cache and len(data.train) > _MANY:
-        notes.say(f"decoding {len(data.train):,} pictures into memory first (data.cache)")
+        notes.say(f"decoding {counted(len(data.train), 'picture')} into memory first (data.cache)")
     if recipes.is_published(this.config.recipe):
         notes.say(*deviations)
     log = RunLog(
@@ -217,12 +217,15 @@ def _look_through(data: Data, notes: _Notes) -> list[Problem]:
     rank, size = notes.processes.rank, notes.processes.world_size
     total, before = sum(map(len, sets)), 0
     if total > _MANY:
-        notes.say(f"looking through {total:,} pictures first (data.scan=false skips that)")
+        notes.say(f"looking through {counted(total, 'picture')} first (data.scan=false skips that)")
     own: list[Problem] = []
     for part in sets:
 
         def show(done: int, _own: int, *, before: int = before) -> None:
-            notes.show(f"{min(before + done * size, total):,} of {total:,} pictures looked through")
+            notes.show(
+                f"{min(before + done * size, total):,} of {counted(total, 'picture')} looked"
+                " through"
+            )
 
         own += scan(part, share=slice(rank, None, size), progress=show)
         before += len(part)
@@ -312,8 +315,8 @@ def _find_parts(this: Run, notes: _Notes, before: TrainConfig | None) -> int:
         now = math.ceil(share / parts)
         was = math.ceil(there["share"] / before.optim.grad_accum_steps)
         if now != was:
-            notes.say(f"a batch norm sees {now} pictures at once from here on; when the run began,"
-                      f" on {', '.join(there['devices'])}, it saw {was}")  # fmt: skip
+            notes.say(f"a batch norm sees {counted(now, 'picture')} at once from here on; when the"
+                      f" run began, on {', '.join(there['devices'])}, it saw {was}")  # fmt: skip
     if processes.is_first:
         notes.folder.mkdir(parents=True, exist_ok=True)
         records.write_json(notes.folder / DEVICES, here)

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
-from resnext.errors import OutputError
+from resnext.errors import OutputError, counted
 from resnext.training import augment, plots, records
 from resnext.training.dist import Processes
 from resnext.training.feed import Pictures, feed
@@ -87,8 +87,8 @@ class RunLog(Listener):
         self._provenance["dataset"] = {key: data[key] for key in data if key != "classes"}
         self._board = _open_board(self.folder, state.step)
         self.say(f"{run.config.model.architecture} on {run.processes.device.type}:"
-                 f" {len(run.train):,} pictures, {run.order.steps:,} steps an epoch,"
-                 f" {run.config.schedule.epochs} epochs")  # fmt: skip
+                 f" {counted(len(run.train), 'picture')}, {counted(run.order.steps, 'step')} an"
+                 f" epoch, {counted(run.config.schedule.epochs, 'epoch')}")  # fmt: skip
         if state.step:
             self.say(f"going on after step {state.step:,} of {num_steps(run):,}")
         if not (self.folder / BATCH).exists() or not state.step:
@@ -136,7 +136,9 @@ class RunLog(Listener):
         }
         if report.scores is not None:
             chosen = ", which chose the epoch" if name == BEST else ""
-            measured["data"] = f"{report.scores.pictures:,} validation pictures of the run{chosen}"
+            measured["data"] = (
+                f"{counted(report.scores.pictures, 'validation picture')} of the run{chosen}"
+            )
         metrics = {**measured, "epoch": report.epoch, "precision": run.config.precision}
         write_model(
             self.folder / name, state.evaluated, run, metrics=metrics, provenance=self._provenance

@@ -70,7 +70,7 @@ def train_step(state: TrainState, pixels: Tensor, labels: Tensor, run: Run) -> f
     state.scaler.update()
     dist.average_statistics(state.model, processes)
     if state.mean is not None and state.step % run.order.steps % config.ema.every == 0:
-        decay = config.ema.decay if _has_mean(state, run) else 0.0
+        decay = config.ema_decay if _has_mean(state, run) else 0.0
         optim.update_mean(state.mean, state.model, decay)
     state.step += 1
     return loss

@@ -5,27 +5,22 @@ N pictures of S pixels a side.
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from resnext.files import atomic
-from resnext.results.formats import printable
+from resnext.results import figures
 
 MAX_PICTURES = 16  # of a batch that are shown
 _COLUMNS = 8
 _MAX_LETTERS = 20  # of a class name over a picture; more would run into the next
 _FEW = 30  # points that each get a mark
-_BLUE, _ORANGE, _GREY = "#2b6cb0", "#c05621", "#718096"
 
 Record = Mapping[str, Any]
 
@@ -42,25 +37,25 @@ def draw_curves(records: Sequence[Record], path: Path) -> None:
     """
     figure = Figure(figsize=(12, 3.4), dpi=110, layout="constrained")
     losses, scores, rates = figure.subplots(1, 3)
-    _line(losses, records, "loss", "training", _BLUE)
-    _line(losses, records, "val_loss", "validation", _ORANGE)
+    _line(losses, records, "loss", "training", figures.BLUE)
+    _line(losses, records, "val_loss", "validation", figures.ORANGE)
     _title(losses, "loss")
     if any(record.get("top1") is not None for record in records):
-        _line(scores, records, "top5", "top-5", _GREY)
-        _line(scores, records, "top1", "top-1", _ORANGE)
+        _line(scores, records, "top5", "top-5", figures.GREY)
+        _line(scores, records, "top1", "top-1", figures.ORANGE)
         best = max(records, key=lambda record: record.get("top1") or -1)
-        scores.plot(best["epoch"], best["top1"], "o", color=_ORANGE, markersize=7)
+        scores.plot(best["epoch"], best["top1"], "o", color=figures.ORANGE, markersize=7)
         _title(scores, f"validation accuracy, %: best top-1 {best['top1']:.2f}")
     else:
         scores.text(0.5, 0.5, "no validation pictures", ha="center", transform=scores.transAxes)
         scores.axis("off")
-    _line(rates, records, "lr", "", _GREY)
+    _line(rates, records, "lr", "", figures.GREY)
     _title(rates, "learning rate")
     rates.set_ylim(bottom=0)
     last = records[-1]["epoch"]
     for axis in (losses, scores, rates):
         axis.set_xlim(0.5 if last <= 20 else 0, last + max(0.5, last / 40))
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def draw_batch(images: NDArray[np.float32], labels: Sequence[str], path: Path) -> None:
@@ -86,7 +81,7 @@ def draw_batch(images: NDArray[np.float32], labels: Sequence[str], path: Path) -
     for axis, image, label in zip(axes, images[:count], labels, strict=False):
         axis.imshow(image, interpolation="nearest")
         axis.set_title(label, fontsize=8, parse_math=False)
-    _save(figure, path)
+    figures.save(figure, path)
 
 
 def describe_target(target: NDArray[np.float32], names: Sequence[str], *, floor: float) -> str:
@@ -101,13 +96,9 @@ def describe_target(target: NDArray[np.float32], names: Sequence[str], *, floor:
     shown = [index for index in best if target[index] > floor + 1e-3]
     one = len(shown) == 1
     return "\n".join(
-        _shorten(names[index]) + ("" if one else f" {target[index]:.2f}") for index in shown
+        figures.shorten(names[index], _MAX_LETTERS) + ("" if one else f" {target[index]:.2f}")
+        for index in shown
     )
-
-
-def _shorten(name: str) -> str:
-    text = printable(name)
-    return text if len(text) <= _MAX_LETTERS else text[: _MAX_LETTERS - 1] + "…"
 
 
 def _line(axis: Any, records: Sequence[Record], key: str, label: str, color: str) -> None:
@@ -123,20 +114,6 @@ def _title(axis: Any, title: str) -> None:
     axis.set_title(title, fontsize=10)
     axis.set_xlabel("epoch", fontsize=9)
     axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    axis.tick_params(labelsize=8)
-    axis.grid(color="#e2e8f0", linewidth=0.8)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
+    figures.make_plain(axis)
     if axis.get_legend_handles_labels()[1]:
         axis.legend(fontsize=8, frameon=False)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # Class names in a script that the font lacks are drawn as boxes, which says enough.
-        warnings.simplefilter("ignore")
-        FigureCanvasAgg(figure)
-        figure.savefig(buffer, format="png")
-    with atomic(path) as file:
-        file.write(buffer.getvalue())

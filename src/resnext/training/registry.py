@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from resnext import arch
-from resnext.errors import ConfigError, closest
+from resnext.errors import ConfigError, closest, counted
 from resnext.training.config import TrainConfig, differences, show, value_of
 
 Build = Callable[[], TrainConfig]
@@ -283,7 +283,9 @@ def _other_norm_batch(found: Recipe, config: TrainConfig, world_size: int) -> li
         seen *= world_size
     if seen == published:
         return []
-    said = f"batch norms see {seen} pictures at once; the published run's saw {published}"
+    said = (
+        f"batch norms see {counted(seen, 'picture')} at once; the published run's saw {published}"
+    )
     if share % published == 0 and not config.model.sync_batch_norm:
         said += f" (--set optim.grad_accum_steps={share // published})"
     return [said]
@@ -296,10 +298,10 @@ def _other_data(
         return []
     said = []
     if num_classes is not None and num_classes != dataset.num_classes:
-        said.append(f"the data has {num_classes:,} classes; {dataset.name} has"
+        said.append(f"the data has {counted(num_classes, 'class', 'classes')}; {dataset.name} has"
                     f" {dataset.num_classes:,}")  # fmt: skip
     if num_pictures is not None and abs(num_pictures / dataset.num_pictures - 1) > _TOLERANCE:
-        said.append(f"the data has {num_pictures:,} training pictures; {dataset.name} has"
+        said.append(f"the data has {counted(num_pictures, 'training picture')}; {dataset.name} has"
                     f" {dataset.num_pictures:,}")  # fmt: skip
     return said
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from resnext import modelfile
-from resnext.errors import ConfigError, ModelFileError
+from resnext.errors import ConfigError, ModelFileError, counted
 from resnext.results import pages
 from resnext.results.pages import Tile
 from resnext.training import config as configs
@@ -83,8 +83,10 @@ def _lead(config: TrainConfig, data: Mapping[str, Any], lines: Sequence[Any]) ->
     done = lines[-1]["epoch"] if lines else 0
     return pages.paragraph(
         f"{config.model.architecture} {start} by recipe {config.recipe}: {done} of"
-        f" {config.schedule.epochs} epochs on {data['train_pictures']:,} pictures of"
-        f" {len(data['classes']):,} classes, evaluated on {data['val_pictures']:,}.",
+        f" {counted(config.schedule.epochs, 'epoch')} on"
+        f" {counted(data['train_pictures'], 'picture')} of"
+        f" {counted(len(data['classes']), 'class', 'classes')}, evaluated on"
+        f" {data['val_pictures']:,}.",
         lead=True,
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resnext.errors import DatasetError
+from resnext.errors import DatasetError, counted
 from resnext.training.listing import (
     Entry,
     FileSlice,
@@ -51,7 +51,7 @@ def by_part(rows: list[Row], where: str) -> dict[str, list[Row]]:
     bad = [f"{row.place} ({row.part!r})" for row in rows if not part_of(row.part or "")]
     if bad:
         raise DatasetError(
-            f"{where}: {len(bad)} rows have an unknown split: {few(bad)}",
+            f"{where}: {counted(len(bad), 'row has', 'rows have')} an unknown split: {few(bad)}",
             hint="write train, val or test",
         )
     for row in rows:
@@ -87,7 +87,10 @@ def make_listing(
             _check_labelled(part, names, where)
         entries, repeated = _entries(part, names, where, folder)
         if repeated:
-            notes += (f"{repeated} rows stand in the table twice; each picture counts once",)
+            notes += (
+                f"{counted(repeated, 'row stands', 'rows stand')} in the table twice; each"
+                " picture counts once",
+            )
         parts.append(entries)
     return Listing(
         train=parts[0],
@@ -119,7 +122,7 @@ def _check_labelled(rows: Sequence[Row], names: Sequence[tuple[str, ...]], where
     bad = [row.place for row, found in zip(rows, names, strict=True) if not found]
     if bad:
         raise DatasetError(
-            f"{where}: {len(bad)} of {len(rows)} pictures have no label: {few(bad)}",
+            f"{where}: {len(bad)} of {counted(len(rows), 'picture')} without a label: {few(bad)}",
             hint="remove these rows, or label them",
         )
 
@@ -153,7 +156,7 @@ def _entries(
         places.setdefault(name, row.place)
     if missing:
         raise DatasetError(
-            f"{where}: {len(missing)} of {len(rows)} pictures are not there: {few(missing)}",
+            f"{where}: {len(missing)} of {counted(len(rows), 'picture')} not there: {few(missing)}",
             hint=f"paths are relative to {folder}, with / between folders",
         )
     return list(entries.values()), repeated

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from resnext.errors import DatasetError
+from resnext.errors import DatasetError, counted
 from resnext.predictions import Labels
 
 
@@ -55,7 +55,7 @@ class SampleSet:
                 raise DatasetError(f"{sample.name} has {len(sample.labels)} labels; expected one")
             if not all(0 <= label < self.num_classes for label in sample.labels):
                 raise DatasetError(f"{sample.name} has label {sample.labels}; there are"
-                                   f" {self.num_classes} classes")  # fmt: skip
+                                   f" {counted(self.num_classes, 'class', 'classes')}")  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 from resnext import arch
-from resnext.errors import ConfigError
+from resnext.errors import ConfigError, counted
 from resnext.training.config import LossConfig, ModelConfig, TrainConfig, show, value_of
 from resnext.training.data import Data
 
@@ -62,7 +62,7 @@ _NEEDS: tuple[tuple[str, Callable[[TrainConfig], bool], str], ...] = (
         lambda config: bool(config.loss.teacher),
         "loss.teacher",
     ),
-    ("ema.every", lambda config: config.ema.decay > 0, "ema.decay"),
+    ("ema.every ema.scaling", lambda config: config.ema.decay > 0, "ema.decay"),
     (
         "model.zero_init_last",
         lambda config: not config.model.pretrained,
@@ -147,7 +147,8 @@ def _check_batch(config: TrainConfig, count: int, world_size: int) -> None:
     share = batch_size // world_size
     seen = share // min(parts, share)  # more parts than pictures are as many as pictures
     if seen * (world_size if config.model.sync_batch_norm else 1) < _LEAST:
-        each = f", in each of {world_size} processes and {parts} parts"
+        processes = counted(world_size, "process", "processes")
+        each = f", in each of {processes} and {counted(parts, 'part')}"
         least = _LEAST * world_size * parts
         raise ConfigError(
             f"optim.batch_size is {batch_size}; expected at least {least}: batch norm needs"
@@ -158,7 +159,8 @@ def _check_batch(config: TrainConfig, count: int, world_size: int) -> None:
         few = 2 ** max(int(math.log2(max(count / world_size, 1))) - 3, 1)  # 8 steps an epoch
         fits = max(few, _LEAST * parts) * world_size
         raise ConfigError(
-            f"optim.batch_size is {batch_size}, and there are {count} training pictures",
+            f"optim.batch_size is {batch_size}; expected at most {count}, the number of"
+            " training pictures",
             hint=f"try --set optim.batch_size={fits}"
             if fits <= count
             else "more pictures, or fewer processes and parts",
@@ -200,8 +202,8 @@ def _rising(config: TrainConfig) -> list[str]:
     schedule = config.schedule
     if schedule.warmup_epochs < schedule.epochs:
         return []
-    return [f"the learning rate only rises: {schedule.epochs} epochs, of which"
-            f" {schedule.warmup_epochs:g} are warm-up; try schedule.warmup_epochs="
+    return [f"the learning rate only rises: {counted(schedule.epochs, 'epoch')}, and"
+            f" warm-up takes {schedule.warmup_epochs:g}; try schedule.warmup_epochs="
             f"{schedule.epochs // 5}"]  # fmt: skip
 
 
@@ -212,12 +214,13 @@ def _long_mean(config: TrainConfig, count: int) -> list[str]:
         return []
     # Updates are counted anew in each epoch, of which the first step is one.
     updates = math.ceil(count // config.optim.batch_size / config.ema.every)
-    back = 1 / (1 - config.ema.decay) / updates
+    back = 1 / (1 - config.ema_decay) / updates
     if back <= _LONG * epochs:
         return []
-    better = max(1 - 1 / (_USUAL * epochs * updates), 0.0)
-    return [f"the running mean of the weights reaches back {back:,.0f} epochs, and the run has"
-            f" {epochs:,} after its warm-up; try ema.decay={better:.6g}"]  # fmt: skip
+    decay = max(1 - 1 / (_USUAL * epochs * updates), 0.0)
+    better = f"ema.decay={decay:.6g}" + (" ema.scaling=none" if config.ema.scaling == "run" else "")
+    return [f"the running mean of the weights reaches back {counted(round(back), 'epoch')}, and the"
+            f" run has {epochs:,} after its warm-up; try {better}"]  # fmt: skip
 
 
 def _several_labels(data: Data) -> list[str]:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from resnext.errors import DatasetError
+from resnext.errors import DatasetError, counted
 from resnext.sources import EXTENSIONS, open_file
 from resnext.training.listing import Entry, FileSlice, class_name, few
 
@@ -90,7 +90,9 @@ def read_shards(
     """
     missing = [path for path in paths if not os.path.isfile(path)]
     if missing:
-        raise DatasetError(f"{len(missing)} of {len(paths)} shards are missing: {few(missing)}")
+        raise DatasetError(
+            f"{len(missing)} of {counted(len(paths), 'shard')} missing: {few(missing)}"
+        )
     entries: list[Entry] = []
     bad: list[str] = []
     alone: list[str] = []
@@ -117,13 +119,15 @@ def read_shards(
                 entries.append(Entry(picture.name, picture, names))
     if alone:
         raise DatasetError(
-            f"{len(alone)} labels have no picture: {few(alone)}; expected KEY.jpg, KEY.png, ...",
+            f"{counted(len(alone), 'label has', 'labels have')} no picture: {few(alone)};"
+            " expected KEY.jpg, KEY.png, ...",
             hint="pack other kinds of picture as JPEG, or leave their labels out",
         )
     if bad:
-        names_of = f"; {CLASSES_FILES[0]} has {len(classes)} names" if classes else ""
+        names_of = f"; {CLASSES_FILES[0]} has {counted(len(classes), 'name')}" if classes else ""
         raise DatasetError(
-            f"{len(bad)} pictures have no usable label: {few(bad)}{names_of}",
+            f"{counted(len(bad), 'picture has', 'pictures have')} no usable label:"
+            f" {few(bad)}{names_of}",
             hint="each KEY.jpg needs a KEY.cls, or a KEY.json with `label`",
         )
     return entries, several

@@ -10,7 +10,7 @@ from collections import Counter
 import torch
 from torch import Tensor, nn
 
-from resnext.errors import ConfigError
+from resnext.errors import ConfigError, counted
 from resnext.network import ResNeXt
 from resnext.predictions import Labels
 from resnext.training.config import DataConfig
@@ -87,7 +87,8 @@ def find_classes(name: str, known: Labels, wanted: Labels) -> list[int]:
     ]
     if missing:
         raise ConfigError(
-            f"the teacher {name} does not know {len(missing)} of {len(want)} classes, such as"
+            f"the teacher {name} does not know {len(missing)} of"
+            f" {counted(len(want), 'class', 'classes')}, such as"
             f" {', '.join(missing[:_SHOWN])}",
             hint="a teacher must have the classes of the data, by the same names",
         )
