@@ -25,8 +25,10 @@ checkpoints.pickles checkpoints.reader
 hub hub.downloads hub.cache hub.origins weights
 results results.formats results.pages results.outputs results.parquet results.sinks
 results.figures
-engines engines.base engines.graph engines.compiled engines.measured engines.openvino engines.ort
-modules network engines.eager engines.tuning engines.select
+engines engines.base engines.folding engines.graph engines.compiled engines.measured
+engines.openvino engines.ort
+modules network engines.eager engines.folded engines.backends engines.cuda
+engines.tuning engines.select
 prefetch classifier
 explore explore.cam explore.gradients explore.faithfulness explore.neighbors explore.index
 training training.typed training.config training.registry training.recipes training.samples
@@ -40,7 +42,8 @@ training.records training.plots training.report training.outcome training.log tr
 training.teacher training.full training.head training.features training.finetune training.refine
 deploy deploy.reference deploy.golden deploy.peers deploy.pixels deploy.parity deploy.certificate
 deploy.portable deploy.torchscript deploy.recheck deploy.export
-deploy.rivals deploy.contender deploy.roofline deploy.benchmark deploy.plots
+deploy.rivals deploy.contender deploy.roofline deploy.traffic deploy.gpu
+deploy.benchmark deploy.plots
 evaluation.truth evaluation.matching evaluation.journal evaluation.run evaluation.judge
 evaluation.trust
 evaluation.summary evaluation.wording evaluation.evaluate evaluation.plots evaluation.evidence

@@ -29,13 +29,22 @@ os.environ["HF_HOME"] = os.path.join(tempfile.gettempdir(), "resnext-tests-have-
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked `torch` where torch is not installed."""
-    if importlib.util.find_spec("torch") is not None:
+    """Skip what is marked `torch` where torch is not installed, and `gpu` without a GPU."""
+    if importlib.util.find_spec("torch") is None:
+        reason, names = "torch is not installed: pip install 'resnext[torch]'", {"torch", "gpu"}
+    elif any("gpu" in item.keywords for item in items) and not _has_gpu():
+        reason, names = "there is no NVIDIA GPU", {"gpu"}
+    else:
         return
-    skip = pytest.mark.skip(reason="torch is not installed: pip install 'resnext[torch]'")
     for item in items:
-        if "torch" in item.keywords:
-            item.add_marker(skip)
+        if names & set(item.keywords):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 @pytest.fixture

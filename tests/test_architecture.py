@@ -27,10 +27,14 @@ TORCH_MODULES = {
     "zoo",
     "checkpoints.pickles",
     "engines.eager",
+    "engines.folded",
+    "engines.backends",
+    "engines.cuda",
     "explore.gradients",
     "deploy.torchscript",
     "deploy.peers",
     "deploy.rivals",
+    "deploy.gpu",
 }
 # Modules that need an extra, and so are reached through `errors.import_extra` only.
 EXTRA_OF = {"results.parquet": "parquet", "engines.ort": "ort"} | dict.fromkeys(

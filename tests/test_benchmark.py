@@ -46,6 +46,7 @@ def test_a_row_adds_up(report: benchmark.Report) -> None:
         assert 0 < row.startup_s < 60
         assert 20 < row.memory_mb < 20_000
         assert row.peak_share is not None and 0 < row.peak_share < 10
+        assert (row.gpu, row.roof_share) == ("", None)
     assert report.best in rows
 
 
@@ -54,6 +55,33 @@ def test_what_does_not_run_says_why(report: benchmark.Report) -> None:
     assert row.images_per_s is None
     assert "precision" in row.reason or "not installed" in row.reason
     assert {shown[0] for shown in benchmark.table(report)} == {"openvino"}
+
+
+def test_a_gpu_has_peaks_of_its_own(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A contender that says it ran on a GPU is judged by what that one can do."""
+    hear = benchmark._Contender._hear
+
+    def on_a_gpu(self: Any) -> dict[str, Any]:
+        return {**hear(self), "gpu": "NVIDIA Test", "gpu_memory": 7.0}
+
+    asked: list[Any] = []
+
+    class Module:
+        @staticmethod
+        def measure(precisions: Any) -> dict[str, Any]:
+            asked.append(list(precisions))
+            return {"name": "NVIDIA Test", "peaks": {"fp32": 1e12}, "bandwidth": 1e12}
+
+    monkeypatch.setattr(benchmark._Contender, "_hear", on_a_gpu)
+    monkeypatch.setattr(benchmark, "import_extra", lambda *_args, **_options: Module)
+    found = benchmark.benchmark(tiny, [("openvino", "fp32")], **QUICK)
+    assert (asked, found.peaks, found.gpu["name"]) == ([["fp32"]], {}, "NVIDIA Test")
+    for row in found.rows:
+        assert (row.gpu, row.gpu_memory_mb) == ("NVIDIA Test", 7.0)
+        assert row.peak_share is not None and row.roof_share is not None
+        # Bytes only make the roof lower.
+        assert 0 < row.peak_share <= row.roof_share < 1
+    json.dumps(found.to_json())
 
 
 def test_ratios_are_to_the_fastest(report: benchmark.Report) -> None:
@@ -77,6 +105,13 @@ def test_unknown_names_are_said(given: Any, said: str) -> None:
 
 def test_pairs_are_those_that_exist() -> None:
     assert ("onnxruntime", "bf16") not in benchmark.choose()
+    assert not {name for name, _ in benchmark.choose()} & {"torch:triton", "torch:compile"}
+    assert benchmark.choose(["torch:triton", "torch"], [], ["fp16", "tf32"]) == [
+        ("torch:triton", "tf32"),
+        ("torch:triton", "fp16"),
+        ("torch", "tf32"),
+        ("torch", "fp16"),
+    ]
     assert benchmark.choose(["openvino"], ["timm"], ["bf16"]) == [
         ("openvino", "bf16"),
         ("timm", "bf16"),

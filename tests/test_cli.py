@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from PIL import Image
@@ -213,6 +214,7 @@ def test_files_are_completed_too() -> None:
 def test_the_words_completed_are_those_accepted() -> None:
     from resnext.cli.predict import predict
     from resnext.engines import openvino, select
+    from resnext.engines.base import Precision
 
     completed = {
         option.name: [item.value for item in option.shell_complete(None, "")]  # type: ignore[arg-type]
@@ -220,7 +222,8 @@ def test_the_words_completed_are_those_accepted() -> None:
         if option.name in ("engine", "precision")
     }
     assert sorted(completed["engine"]) == sorted(select.ENGINES)
-    assert sorted(completed["precision"]) == sorted(openvino.PRECISIONS)
+    assert sorted(completed["precision"]) == sorted(["auto", *get_args(Precision)])
+    assert set(openvino.PRECISIONS) <= set(completed["precision"])
 
 
 def test_the_output_is_never_a_picture_to_read(tmp_path: Path, tiny: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from resnext import testing, weights
 from resnext.deploy import contender
+from resnext.errors import ConfigError
 from resnext.weights import LocalModel
 
 
@@ -38,6 +39,46 @@ def test_rivals_compute_the_same(name: str) -> None:
     assert np.abs(theirs - ours.logits).max() <= 1e-4 * np.abs(ours.logits).max()
 
 
+@pytest.mark.torch
+@pytest.mark.parametrize(("precision", "limit"), [("fp16", 0.01), ("bf16", 0.05)])
+def test_rivals_have_fewer_digits_too(precision: str, limit: float) -> None:
+    pytest.importorskip("torchvision")
+    path = str(weights.locate("starter").path)
+    size, own = contender.open_network({
+        "model": path, "engine": "openvino", "precision": "fp32"
+    })  # fmt: skip
+    _, rival = contender.open_network({
+        "model": path, "engine": "torchvision", "precision": precision
+    })  # fmt: skip
+    batch = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), np.uint8)
+    ours: Any = own(batch)
+    theirs: Any = rival(batch)
+    assert theirs.dtype == np.float32
+    assert 0 < np.abs(theirs - ours.logits).max() <= limit * np.abs(ours.logits).max()
+
+
+@pytest.mark.torch
+def test_only_gpus_have_tf32(tiny: LocalModel) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    task = {"model": str(tiny.path), "precision": "tf32"}
+    for engine in ("torch", "torch:cudnn", "torch-compile"):
+        with pytest.raises(ConfigError, match="precision is 'tf32'"):
+            contender.open_network({**task, "engine": engine})
+
+
+@pytest.mark.torch
+def test_what_runs_on_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    eager = pytest.importorskip("resnext.engines.eager")
+    monkeypatch.setattr(eager, "gpu_name", lambda: "NVIDIA Test")
+    monkeypatch.setattr(eager, "gpu_memory", lambda: 3_000_000)
+    names = ("torch", "torch:compile", "timm", "torch-compile")
+    assert {contender.gpu_of(name) for name in names} == {"NVIDIA Test"}
+    assert contender.gpu_of("openvino") == contender.gpu_of("plain-onnxruntime") == ""
+    assert (contender.gpu_memory("timm"), contender.gpu_memory("openvino")) == (3.0, 0.0)
+
+
 def test_plain_runtimes_compute_the_same(tiny: LocalModel) -> None:
     task = {"model": str(tiny.path), "precision": "fp32"}
     size, own = contender.open_network({**task, "engine": "openvino"})
@@ -56,9 +97,9 @@ def test_a_process_says_when_it_is_ready_and_how_long_each_call_took(
     monkeypatch.setattr(contender.sys, "stdin", orders)
     contender.main({"model": str(tiny.path), "engine": "openvino", "precision": "fp32"})
     ready, first, second = map(json.loads, capsys.readouterr().out.splitlines())
-    assert ready == {"ready": True}
+    assert ready == {"ready": True, "gpu": ""}
     assert 0.02 <= sum(first["latencies"]) < 30 and len(second["latencies"]) >= 1
-    assert first["memory"] > 10
+    assert first["memory"] > 10 and first["gpu_memory"] == 0
 
 
 def test_a_process_that_cannot_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -307,7 +307,20 @@ def test_every_precision_an_engine_offers_is_compared() -> None:
             offered[name] = pytest.importorskip(f"resnext.engines.{module}").PRECISIONS
     for name, precisions in offered.items():
         assert set(parity.OFFERED[name]) == set(precisions) - {"auto"}
-    assert {name for row in parity.OFFERED.values() for name in row} == set(TOLERANCES)
+    rows = (*parity.OFFERED.values(), parity.ON_A_GPU)
+    assert {name for row in rows for name in row} == set(TOLERANCES)
+    if _is_installed("torch"):
+        gpu = pytest.importorskip("resnext.engines.cuda")
+        assert set(parity.ON_A_GPU) == set(gpu.PRECISIONS) - {"auto"}
+
+
+def test_a_gpu_is_verified_where_there_is_one(
+    report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for there in (False, True):
+        monkeypatch.setattr(parity.select, "has_gpu", lambda there=there: there)
+        found = [one.precision for one in parity.candidates(report.local) if one.engine == "torch"]
+        assert found == (["fp32", "tf32", "bf16", "fp16"] if there else ["fp32", "bf16"])
 
 
 def _is_installed(name: str) -> bool:

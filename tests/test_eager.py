@@ -125,6 +125,13 @@ def test_bf16_is_near() -> None:
     assert 1e-5 < relative_error(found.logits, expected.logits) < 0.05
 
 
+def test_read_only_pixels_are_taken() -> None:
+    pixels = random_batch(2, SIZE, seed=4)
+    pixels.setflags(write=False)
+    with eager.EagerEngine(*network(), device="cpu") as engine:
+        assert engine.run(pixels).logits.shape == (2, 7)
+
+
 def test_a_long_batch_is_split_and_an_empty_one_is_fine() -> None:
     pixels = random_batch(9, SIZE, seed=4)
     with eager.EagerEngine(*network(), device="cpu") as engine:
@@ -140,6 +147,10 @@ def test_a_long_batch_is_split_and_an_empty_one_is_fine() -> None:
     ("options", "message"),
     [
         ({"precision": "int8"}, "precision is 'int8'; expected one of auto, bf16, fp32"),
+        (
+            {"precision": "fp16"},
+            "expected one of auto, bf16, fp32\n\nhint: take engine torch, on a",
+        ),
         ({"threads": 0}, "threads is 0; expected at least 1"),
         ({"device": "nonsense"}, "device is 'nonsense', which torch does not have"),
         ({"device": "cuda:99"}, "device is 'cuda:99', which torch does not have"),

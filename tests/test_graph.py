@@ -13,13 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from networks import preprocessing, random_batch, random_tensors, relative_error
 from onnx.reference import ReferenceEvaluator
 
 from resnext import arch
-from resnext.arch import ArchSpec, Conv
+from resnext.arch import ArchSpec
 from resnext.engines import graph
 from resnext.engines.base import GRAPH_VERSION, Precision
 from resnext.engines.openvino import ov
@@ -132,19 +130,6 @@ def test_split_stem_weights_are_pairs_of_bfloat16_numbers() -> None:
     np.testing.assert_array_equal(centers, [124, 116, 104, 0] * 2)
 
 
-def test_batch_norm_is_folded_in_float64() -> None:
-    conv = Conv("conv1", "bn1", 3, 64, 3)
-    tensors = random_tensors(TINY, seed=7)
-    weight, bias = graph.fold(conv, tensors)
-    assert weight.dtype == bias.dtype == np.float64
-    pictures = np.random.default_rng(0).normal(size=(3, 3, 3))
-    plain = (tensors["conv1.weight"].astype(np.float64) * pictures).sum(axis=(1, 2, 3))
-    norm = {key: tensors[f"bn1.{key}"].astype(np.float64) for key in ("weight", "bias")}
-    mean, variance = tensors["bn1.running_mean"], tensors["bn1.running_var"].astype(np.float64)
-    expected = (plain - mean) / np.sqrt(variance + 1e-5) * norm["weight"] + norm["bias"]
-    np.testing.assert_allclose((weight * pictures).sum(axis=(1, 2, 3)) + bias, expected)
-
-
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
 def test_weights_of_any_float_type_are_taken(dtype: npt.DTypeLike) -> None:
     tensors = random_tensors(TINY, seed=8)
@@ -255,28 +240,6 @@ def test_a_change_of_the_graph_raises_its_version() -> None:
     assert (GRAPH_VERSION, structure.hexdigest()[:16]) == (2, "d30a825b8c7dbffa")
 
 
-@given(
-    groups=st.integers(1, 12),
-    ins=st.integers(1, 9),
-    outs=st.integers(1, 5),
-    width=st.integers(1, 70),
-)
-def test_joined_groups_compute_the_same(groups: int, ins: int, outs: int, width: int) -> None:
-    rng = np.random.default_rng(0)
-    weight = rng.integers(-3, 4, (groups * outs, ins, 1, 1))
-    values = rng.integers(-3, 4, (groups * ins,))
-    joined, fewer = graph.join_groups(weight, groups, width=width)
-
-    def apply(weight: Array, groups: int) -> Array:
-        parts = values.reshape(groups, -1)
-        rows = weight.reshape(groups, -1, parts.shape[1])
-        return np.einsum("goi,gi->go", rows, parts).ravel()
-
-    np.testing.assert_array_equal(apply(joined, fewer), apply(weight, groups))
-    assert groups % fewer == 0
-    assert fewer == groups or joined.shape[1] <= width
-
-
 @pytest.mark.parametrize("name", ["resnext50_32x4d", "skresnext50_32x4d"])
 def test_the_whole_network_with_joined_groups_is_the_same(name: str) -> None:
     spec = arch.parse(name, num_classes=10)
@@ -290,6 +253,6 @@ def test_the_whole_network_with_joined_groups_is_the_same(name: str) -> None:
         for attribute in node.attribute
         if attribute.name == "group"
     ]
-    assert 1 < max(groups) < 32
+    assert set(groups) == {1, 4, 8, 16, 32}, "the last stage has 32 channels a group anyway"
     for found, expected in zip(run(joined, batch), run(plain, batch), strict=True):
         assert relative_error(found, expected) < 1e-5

@@ -49,6 +49,38 @@ def test_what_was_known_before_is_kept(tmp_path: Path) -> None:
     }
 
 
+def test_words_are_kept_too_and_odd_ones_measured_again(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def parse(value: object) -> str:
+        if value not in ("fast", "slow"):
+            raise ValueError(value)
+        return str(value)
+
+    def measure() -> str:
+        asked.append("asked")
+        return "fast"
+
+    measured.remember(tmp_path, "a", "x", Measure())
+    for value in (1.5, "odd", None):
+        (tmp_path / measured.FILE).write_text(json.dumps({"a": {"x": 1.5}, "way": {"x": value}}))
+        for _ in range(2):
+            assert measured.remember(tmp_path, "way", "x", measure, parse) == "fast"
+        assert len(asked) == 1
+        asked.clear()
+    record = json.loads((tmp_path / measured.FILE).read_text())
+    assert record == {"a": {"x": 1.5}, "way": {"x": "fast"}}
+
+
+def test_a_failure_to_measure_is_the_callers(tmp_path: Path) -> None:
+    def fail() -> float:
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        measured.remember(tmp_path, "a", "x", fail)
+    assert measured.remember(tmp_path, "a", "x", Measure()) == 1.5
+
+
 def test_no_folder_and_one_that_cannot_be_written_cost_only_time(tmp_path: Path) -> None:
     measure = Measure()
     (tmp_path / "file").write_text("")

@@ -234,3 +234,61 @@ def test_a_mean_of_equal_weights_keeps_their_bits() -> None:
     mean.load_state_dict(values.state_dict())
     optim.update_mean(mean, values, 1 - math.pi / 100)
     assert torch.equal(mean.weight, values.weight)
+
+
+def _stepped(optimizer: Any, model: Any, count: int, seed: int = 0) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(count):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
+def test_only_gpus_take_one_kernel_for_all_weights(model: Any, name: str) -> None:
+    """On the processor nothing changes: runs go on with the bits they had."""
+    optimizer = optim.make_optimizer(model, OptimConfig(name=name))  # type: ignore[arg-type]
+    assert not any(group.get("fused") for group in optimizer.param_groups)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_gpus_do(model: Any, name: str) -> None:
+    there = copy.deepcopy(model).cuda()
+    optimizer = optim.make_optimizer(there, OptimConfig(name=name))  # type: ignore[arg-type]
+    assert all(group["fused"] for group in optimizer.param_groups)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize(("before", "now"), [(None, True), (True, None), (None, None)])
+def test_a_state_goes_on_however_it_is_computed(
+    model: Any, name: str, before: Any, now: Any
+) -> None:
+    """One that fused kernels wrote, by loops, and the other way round."""
+    models = [copy.deepcopy(model) for _ in range(2)]
+    config = OptimConfig(name=name)  # type: ignore[arg-type]
+    first, second = (optim.make_optimizer(one, config) for one in models)
+    for optimizer, fused in ((first, before), (second, now)):
+        for group in optimizer.param_groups:
+            group["fused"] = fused
+    _stepped(first, models[0], 2)
+    models[1].load_state_dict(models[0].state_dict())
+    saved = copy.deepcopy(first.state_dict())
+    optim.restore(second, saved)
+    assert [group["fused"] for group in second.param_groups] == [now] * len(second.param_groups)
+    assert [group["fused"] for group in saved["param_groups"]] == [before] * len(
+        saved["param_groups"]
+    ), "what is given is left as it is"
+    for optimizer, one in ((first, models[0]), (second, models[1])):
+        _stepped(optimizer, one, 2, seed=1)
+    for one, other in zip(*(each.parameters() for each in models), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+        if before == now:
+            assert torch.equal(one, other)
+
+
+def test_a_state_of_other_groups_is_refused(model: Any) -> None:
+    optimizer = optim.make_optimizer(model, OptimConfig())
+    saved = optimizer.state_dict()
+    with pytest.raises(ValueError):
+        optim.restore(optimizer, {**saved, "param_groups": saved["param_groups"][:-1]})

@@ -60,11 +60,12 @@ def test_the_torch_engine_agrees(local: LocalModel) -> None:
         ("tensorrt", ""),
         ("Auto", "did you mean 'auto'"),
         ("pytorch", "did you mean 'torch'"),
+        ("torch:tritn", "did you mean 'torch:triton'"),
     ],
 )
 def test_an_unknown_engine_names_the_nearest(local: LocalModel, engine: str, hint: str) -> None:
     with pytest.raises(
-        ConfigError, match=f"expected one of auto, openvino, onnxruntime, torch(.|\n)*{hint}"
+        ConfigError, match=f"expected one of (auto, openvino, onnxruntime, )?torch(.|\n)*{hint}"
     ):
         select.load(local, engine=engine)
 
@@ -79,6 +80,28 @@ def test_an_engine_that_is_not_installed_names_its_extra(
     monkeypatch.delitem(sys.modules, f"resnext.engines.{module}", raising=False)
     with pytest.raises(MissingExtraError, match=rf"pip install 'resnext\[{extra}\]'"):
         select.load(local, engine=engine)
+
+
+def test_only_torch_has_a_choice_of_devices(local: LocalModel) -> None:
+    for engine in ("auto", "openvino"):
+        with pytest.raises(ConfigError, match=f"device is 'cuda:1', and engine '{engine}' has"):
+            select.load(local, engine=engine, device="cuda:1")
+
+
+@pytest.mark.torch
+def test_a_device_that_is_not_there_is_refused(local: LocalModel) -> None:
+    with pytest.raises(ConfigError, match="device is 'cuda:99', which torch does not have"):
+        select.load(local, engine="torch", device="cuda:99")
+
+
+@pytest.mark.torch
+def test_a_gpu_is_where_torch_finds_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    for there in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert select.has_gpu() == there
+    monkeypatch.setattr(select, "is_installed", lambda _name: False)
+    assert not select.has_gpu()
 
 
 def test_a_warm_start_does_not_read_the_tensors(

@@ -202,3 +202,14 @@ def test_what_several_labels_mean_is_told() -> None:
     (said,) = settings.advice(_config("loss.kind=bce"), _data(multi_label=True))
     assert "`resnext predict` shares one softmax" in said
     assert settings.advice(_config(), _data()) == []
+
+
+def test_graphs_are_for_whole_batches() -> None:
+    error = _refused("compile=reduce-overhead", "optim.grad_accum_steps=2")
+    assert error.message.startswith("compile is 'reduce-overhead', and optim.grad_accum_steps 2;")
+    for changes in (
+        ("compile=reduce-overhead",),
+        ("compile=reduce-overhead", "optim.grad_accum_steps=0"),
+        ("compile=default", "optim.grad_accum_steps=2"),
+    ):
+        settings.check(_config(*changes), _data())

@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 pytest.importorskip("torchvision")
 
 import torch
-from runs import batch, differences, make, one_thread, pictures  # noqa: F401
+from runs import batch, differences, largest_gap, make, one_thread, pictures  # noqa: F401
 
 from resnext.errors import ConfigError, DatasetError, ModelFileError
 from resnext.predictions import Labels
@@ -169,3 +169,49 @@ def test_deterministic_is_a_promise_of_torch(deterministic: None, monkeypatch: A
     assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
     start(make())
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune-no-cudagraphs"])
+def test_compiling_keeps_channels_last(mode: str, monkeypatch: Any) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def watch(model: Any, **options: Any) -> Any:
+        asked.append(options)
+        return model
+
+    monkeypatch.setattr(torch, "compile", watch)
+    state = start(make(f"compile={mode}"))
+    start(make(f"compile={mode}", "channels_last=false"))
+    start(make())
+    assert state.parallel is state.model
+    assert [one["dynamic"] for one in asked] == [False, False]
+    last, first = (one["options"] for one in asked)
+    assert last["force_layout_optimization"] and "force_layout_optimization" not in first
+    assert bool(last.get("triton.cudagraphs")) == (mode == "reduce-overhead")
+    assert bool(last.get("max_autotune")) == (mode == "max-autotune-no-cudagraphs")
+
+
+def test_graphs_take_no_batch_in_parts() -> None:
+    with pytest.raises(ConfigError, match="compile is 'reduce-overhead', and optim.grad_accum"):
+        start(make("compile=reduce-overhead", "optim.grad_accum_steps=2"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_network_learns_the_same() -> None:
+    """Whole batches and parts, a frozen body and a free one; what is saved has usual names."""
+    settings = ("precision=fp32", "schedule.freeze_epochs=1", "ema.decay=0.9")
+    states = {}
+    for mode in ("none", "default"):
+        run = make(f"compile={mode}", *settings)
+        state = states[mode] = start(run)
+        for step in (0, 1):
+            loop.train_step(state, *batch(run, step), run)
+        state.step = run.order.steps
+        loop.train_step(state, *batch(run, 2), run)
+    saved = {mode: state.to_save() for mode, state in states.items()}
+    assert saved["none"]["model"].keys() == saved["default"]["model"].keys()
+    assert states["default"].parallel is not states["default"].model
+    for part in ("model", "mean"):
+        assert largest_gap(saved["none"][part], saved["default"][part]) < 1e-4
+    assert differences(saved["none"]["model"], saved["default"]["model"]), "it was compiled"

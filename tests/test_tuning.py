@@ -52,6 +52,22 @@ def test_another_version_begins_anew(tiny: LocalModel, monkeypatch: pytest.Monke
     assert tuning.find(tiny) is None
 
 
+def test_another_gpu_begins_anew(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "gpus", lambda: ["NVIDIA Test"])
+    tuning.remember(tiny, CHOICE)
+    assert tuning.find(tiny) == CHOICE
+    monkeypatch.setattr(tuning, "gpus", list)
+    assert tuning.find(tiny) is None
+
+
+@pytest.mark.torch
+def test_a_backend_can_be_remembered(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = replace(CHOICE, engine="torch:cudnn", precision="fp16")
+    tuning.remember(tiny, choice)
+    with select.load(tiny) as engine:
+        assert (engine.name, engine.precision, engine.best_batch_size) == ("torch", "fp16", 3)
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -384,7 +384,7 @@ def summarize(spec: ArchSpec, input_size: int | None = None) -> list[StageSummar
         raise ConfigError(f"input_size is {size}; expected at least 1 pixel")
     rows: dict[str, StageSummary] = {}
     for layer in layers(spec):
-        macs, size, channels = _count(layer, size)
+        macs, size, channels = count(layer, size)
         name = layer.name.split(".")[0] if isinstance(layer, Block | Linear) else "stem"
         if isinstance(layer, GlobalPool):
             continue
@@ -406,8 +406,8 @@ def _layer_params(layer: Layer) -> int:
     return sum(prod(shape) for key, shape in layer.tensor_shapes().items() if "running" not in key)
 
 
-def _count(layer: Layer, size: int) -> tuple[int, int, int]:
-    """Return MACs, output side in pixels and output channels (0: as before)."""
+def count(layer: Layer, size: int) -> tuple[int, int, int]:
+    """Return MACs, output side in pixels and output channels (0: as before) of a layer."""
     if isinstance(layer, Conv):
         out = (
             size + 2 * layer.padding - layer.dilation * (layer.kernel_size - 1) - 1
@@ -423,7 +423,7 @@ def _count(layer: Layer, size: int) -> tuple[int, int, int]:
     if isinstance(layer, SqueezeExcite):
         return 2 * layer.channels * layer.hidden, size, 0
     if isinstance(layer, SelectiveKernel):
-        paths = [_count(path, size) for path in layer.paths]
+        paths = [count(path, size) for path in layer.paths]
         attention = prod(layer.reduce.weight_shape) + prod(layer.select_shape)
         return sum(macs for macs, _, _ in paths) + attention, paths[0][1], layer.channels
     if isinstance(layer, Linear):
@@ -434,7 +434,7 @@ def _count(layer: Layer, size: int) -> tuple[int, int, int]:
 def _count_chain(parts: tuple[Part, ...], size: int) -> tuple[int, int, int]:
     total, channels = 0, 0
     for part in parts:
-        macs, size, outs = _count(part, size)
+        macs, size, outs = count(part, size)
         total, channels = total + macs, outs or channels
     return total, size, channels
 

@@ -10,6 +10,8 @@ from typing import Any
 # What the arithmetic of a processor depends on, as Linux spells it.
 _FLAGS = ("avx", "fma", "amx", "f16c", "asimd", "sve", "bf16", "i8mm")
 
+_GPUS = Path("/proc/driver/nvidia/gpus")
+
 
 def software(*packages: str) -> str:
     """Name the versions of Python and of those packages that are installed.
@@ -36,8 +38,8 @@ def versions(*packages: str) -> dict[str, str | None]:
 
 
 def machine() -> dict[str, Any]:
-    """Describe the processor: its name, number of cores and flags, as far as is known."""
-    facts = _cpuinfo()
+    """Describe the processor, and GPUs if there are any, as far as is known."""
+    facts, others = _cpuinfo(), gpus()
     flags = (facts.get("flags") or facts.get("Features") or "").split()
     return {
         "processor": facts.get("model name") or platform.processor() or platform.machine(),
@@ -45,7 +47,24 @@ def machine() -> dict[str, Any]:
         "system": platform.system(),
         "cores": os.cpu_count(),
         "flags": sorted(flag for flag in flags if any(part in flag for part in _FLAGS)),
+        **({"gpus": ", ".join(others)} if others else {}),
     }
+
+
+def gpus(folder: Path = _GPUS) -> list[str]:
+    """Name the NVIDIA GPUs, as far as their driver says, without asking torch.
+
+    Args:
+        folder: Where Linux's driver does so.
+    """
+    found = []
+    for path in sorted(folder.glob("*/information")):
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return found
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -20,12 +20,11 @@ from resnext.cli.complete import complete, complete_model
 @click.argument("model", default="starter", shell_complete=complete_model)
 @click.option("--engines", "--engine", "engines", default="",
               shell_complete=complete("openvino onnxruntime torch"),
-              help="Of this package, separated by commas; default: all.")  # fmt: skip
+              help="Of this package, separated by commas; default: all three.")  # fmt: skip
 @click.option("--against", default="", help="Other programs: torchvision, timm, torch-compile,"
               " plain-openvino, plain-onnxruntime.")  # fmt: skip
-@click.option(
-    "--precisions", "--precision", "precisions", default="", help="fp32, bf16, int8; default: all."
-)
+@click.option("--precisions", "--precision", "precisions", default="",
+              help="fp32, bf16, int8 (the default: those), on GPUs fp16, tf32.")  # fmt: skip
 @click.option("--batches", default="1,8", show_default=True, help="Pictures at once.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True,
               help="Turns of each.")  # fmt: skip
@@ -59,8 +58,9 @@ def benchmark(
     """Time MODEL (default: starter) in every engine and precision that is installed.
 
     Each runs in a process of its own, and they take turns, so that ratios hold on a machine
-    that others use as well. "of peak" is the share of what this processor does in a large
-    matrix product; "ratio" is to the fastest row.
+    that others use as well. "of peak" is the share of what this processor, or GPU, does in a
+    large matrix product; "ratio" is to the fastest row. Programs that use torch run on the GPU
+    where there is one.
     """
     from resnext import weights
     from resnext.deploy import benchmark as timing

@@ -13,16 +13,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from resnext import arch
-from resnext.deploy import roofline
+from resnext.deploy import roofline, traffic
 from resnext.deploy.certificate import software
-from resnext.deploy.contender import OWN, PRECISIONS, RIVALS
+from resnext.deploy.contender import OWN, PRECISIONS, RIVALS, USUAL
 from resnext.engines import tuning
-from resnext.errors import ConfigError, EngineError, closest
+from resnext.engines.base import Precision
+from resnext.errors import ConfigError, EngineError, closest, import_extra
 from resnext.provenance import machine
 from resnext.weights import LocalModel
 
@@ -51,7 +52,10 @@ class Row:
         p99_ms: 99 of 100 calls took no longer.
         startup_s: From the start of the process to the first answer.
         memory_mb: The most memory the process took.
-        peak_share: Share of the processor's peak in that precision, 0 to 1.
+        peak_share: Share of the processor's, or GPU's, peak in that precision, 0 to 1.
+        gpu: Name of the GPU it ran on; "" for the processor.
+        gpu_memory_mb: The most memory of the GPU that torch held.
+        roof_share: On a GPU: share of the most that products and bytes allow, see `traffic`.
         reason: Why it did not run.
     """
 
@@ -66,6 +70,9 @@ class Row:
     startup_s: float = 0.0
     memory_mb: float = 0.0
     peak_share: float | None = None
+    gpu: str = ""
+    gpu_memory_mb: float = 0.0
+    roof_share: float | None = None
     reason: str = ""
 
 
@@ -80,6 +87,7 @@ class Report:
         rounds: Turns of each contender.
         rows: One per contender and batch size.
         peaks: Multiply-adds a second of this processor, by precision.
+        gpu: What `gpu.measure` says of the GPU; empty where none was used.
         machine: What it is.
         software: What ran.
     """
@@ -90,6 +98,7 @@ class Report:
     rounds: int
     rows: tuple[Row, ...]
     peaks: dict[str, float]
+    gpu: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=machine)
     software: dict[str, str | None] = field(default_factory=software)
 
@@ -114,15 +123,16 @@ def choose(
     """Return the pairs of engine and precision to measure.
 
     Args:
-        engines: Of this package; all if empty.
+        engines: Of this package; `contender.USUAL` if empty.
         against: Other libraries, see `contender.RIVALS`.
-        precisions: "fp32", "bf16", "int8"; all if empty.
+        precisions: "fp32", "bf16", "int8", "fp16", "tf32"; the first three if empty.
         eight_bits: Whether the model was quantized.
 
     Raises:
         ConfigError: A name is unknown.
     """
-    for given, known in ((engines, OWN), (against, RIVALS), (precisions, ("fp32", "bf16", "int8"))):
+    every = get_args(Precision)
+    for given, known in ((engines, OWN), (against, RIVALS), (precisions, every)):
         for name in given:
             if name not in known:
                 near = closest(name, known)
@@ -130,11 +140,12 @@ def choose(
                     f"{name!r} is unknown; expected one of {', '.join(known)}",
                     hint=f"did you mean {near[0]!r}?" if near else "",
                 )
+    wanted = precisions or ("fp32", "bf16", *(["int8"] if eight_bits else []))
     return [
         (name, precision)
-        for name in (*(engines or OWN), *against)
+        for name in (*(engines or USUAL), *against)
         for precision in PRECISIONS[name]
-        if (precision in precisions if precisions else precision != "int8" or eight_bits)
+        if precision in wanted
     ]
 
 
@@ -177,21 +188,54 @@ def benchmark(
                 done += 1
                 if progress is not None:
                     progress(done, rounds * len(turns))
+    return _report(local, open_ones, batch_sizes, rounds=rounds, threads=threads)
+
+
+def _report(
+    local: LocalModel,
+    contenders: Sequence[_Contender],
+    batch_sizes: Sequence[int],
+    *,
+    rounds: int,
+    threads: int | None,
+) -> Report:
     spec, size = local.document.architecture, local.document.preprocess.input_size
-    names = sorted({one.precision for one in open_ones if not one.reason}, reverse=True)
-    peaks = {name: roofline.peak_macs(name, threads=threads) for name in names}
-    macs = arch.num_macs(spec, size)
+    ran = [one for one in contenders if not one.reason]
+    names, on_gpu = (
+        sorted({one.precision for one in ran if bool(one.gpu) == gpu}, reverse=True)
+        for gpu in (False, True)
+    )
+    peaks = {
+        name: roofline.peak_macs(name, threads=threads)
+        for name in names
+        if name in roofline.PRECISIONS
+    }
+    gpu: dict[str, Any] = {}
+    if on_gpu:
+        gpu = import_extra("resnext.deploy.gpu", extra="torch").measure(on_gpu)
+    macs, work = arch.num_macs(spec, size), traffic.kernels(spec, size)
+
+    def row(one: _Contender, count: int) -> Row:
+        if one.reason or not one.gpu:
+            return one.row(count, peaks.get(one.precision, 0.0) / macs)
+        peak, bandwidth = gpu["peaks"][one.precision], gpu["bandwidth"]
+        width = 2 if one.precision in ("bf16", "fp16") else 4
+        roof = traffic.images_per_s(work, count, peak=peak, bandwidth=bandwidth, width=width)
+        found = one.row(count, peak / macs)
+        return replace(found, roof_share=(found.images_per_s or 0.0) / roof)
+
     return Report(
         model=local.document.name,
         architecture=spec.name,
         input_size=size,
         rounds=rounds,
         rows=tuple(
-            one.row(count, peaks.get(one.precision, 0.0) / macs)
-            for one in open_ones
+            row(one, count)
+            for one in contenders
             for count in (batch_sizes if not one.reason else batch_sizes[:1])
         ),
         peaks=peaks,
+        gpu=gpu,
     )
 
 
@@ -250,7 +294,7 @@ class _Contender:
 
     def __init__(self, task: dict[str, Any]) -> None:
         self.engine, self.precision = task["engine"], task["precision"]
-        self.reason, self.startup, self.memory = "", 0.0, 0.0
+        self.memory = self.gpu_memory = 0.0
         self.rounds: dict[int, list[list[float]]] = {}
         start = time.perf_counter()
         self.process = subprocess.Popen(
@@ -262,7 +306,7 @@ class _Contender:
         )
         answer = self._hear()
         self.startup = time.perf_counter() - start
-        self.reason = answer.get("error", "")
+        self.reason, self.gpu = answer.get("error", ""), answer.get("gpu", "")
 
     def take_turn(self, batch_size: int, seconds: float) -> None:
         """Let it run, and keep how long each call took."""
@@ -277,14 +321,14 @@ class _Contender:
         if "latencies" not in answer:
             raise EngineError(f"{self.engine} ({self.precision}) ended: {answer.get('error')}")
         self.rounds.setdefault(batch_size, []).append(answer["latencies"])
-        self.memory = answer["memory"]
+        self.memory, self.gpu_memory = answer["memory"], answer["gpu_memory"]
 
     def row(self, batch_size: int, peak_rate: float) -> Row:
         """Sum up its turns with one batch size.
 
         Args:
             batch_size: Pictures at once.
-            peak_rate: Pictures a second at the processor's peak.
+            peak_rate: Pictures a second at the processor's peak; 0 where it is not known.
         """
         names = {"engine": self.engine, "precision": self.precision, "batch_size": batch_size}
         if self.reason:
@@ -302,7 +346,9 @@ class _Contender:
             p99_ms=calls[min(len(calls) - 1, int(0.99 * len(calls)))],
             startup_s=self.startup,
             memory_mb=self.memory,
-            peak_share=rate / peak_rate,
+            gpu=self.gpu,
+            gpu_memory_mb=self.gpu_memory,
+            peak_share=rate / peak_rate if peak_rate else None,
         )
 
     def close(self) -> None:

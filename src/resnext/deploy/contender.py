@@ -23,15 +23,14 @@ from resnext import weights
 from resnext.engines import select
 from resnext.errors import ResNeXtError, import_extra
 
-OWN = ("openvino", "onnxruntime", "torch")
+OWN = ("openvino", "onnxruntime", *select.TORCH)
+USUAL = ("openvino", "onnxruntime", "torch")  # of them, where none is named
 RIVALS = ("torchvision", "timm", "torch-compile", "plain-openvino", "plain-onnxruntime")
+_BY_TORCH = ("fp32", "tf32", "bf16", "fp16")
 PRECISIONS: dict[str, tuple[str, ...]] = {
     "openvino": ("fp32", "bf16", "int8"),
     "onnxruntime": ("fp32", "int8"),
-    "torch": ("fp32", "bf16"),
-    "torchvision": ("fp32", "bf16"),
-    "timm": ("fp32", "bf16"),
-    "torch-compile": ("fp32", "bf16"),
+    **dict.fromkeys((*select.TORCH, "torchvision", "timm", "torch-compile"), _BY_TORCH),
     "plain-openvino": ("fp32",),
     "plain-onnxruntime": ("fp32",),
 }
@@ -50,7 +49,7 @@ def main(task: dict[str, Any]) -> None:
     except ResNeXtError as error:
         _say({"error": error.message})
         return
-    _say({"ready": True})
+    _say({"ready": True, "gpu": gpu_of(task["engine"])})
     batches: dict[int, Batch] = {}
     for line in sys.stdin:
         order = json.loads(line)
@@ -59,7 +58,9 @@ def main(task: dict[str, Any]) -> None:
             batches[count] = _pixels(count, size)
             run(batches[count])  # prepares for this size
             run(batches[count])
-        _say({"latencies": _repeat(run, batches[count], order["seconds"]), "memory": memory()})
+        latencies = _repeat(run, batches[count], order["seconds"])
+        taken = {"memory": memory(), "gpu_memory": gpu_memory(task["engine"])}
+        _say({"latencies": latencies, **taken})
 
 
 def open_network(task: dict[str, Any]) -> tuple[int, Run]:
@@ -85,6 +86,20 @@ def open_network(task: dict[str, Any]) -> tuple[int, Run]:
     rivals = import_extra("resnext.deploy.rivals", extra="train")
     run: Run = rivals.open_rival(local, name, precision=precision, threads=threads)
     return size, run
+
+
+def gpu_of(engine: str) -> str:
+    """Return the name of the GPU that an engine or rival computes on; "" for the processor."""
+    if "tf32" not in PRECISIONS[engine]:
+        return ""
+    return str(import_extra("resnext.engines.eager", extra="torch").gpu_name())
+
+
+def gpu_memory(engine: str) -> float:
+    """Return the most memory of a GPU that this process has taken so far, in MB."""
+    if not gpu_of(engine):
+        return 0.0
+    return float(import_extra("resnext.engines.eager", extra="torch").gpu_memory() / 1e6)
 
 
 def memory() -> float:

@@ -9,7 +9,13 @@ from matplotlib.figure import Figure
 from resnext.deploy.benchmark import Report
 from resnext.results import figures
 
-_COLORS = {"fp32": figures.GREY, "bf16": figures.BLUE, "int8": figures.GREEN}
+_COLORS = {
+    "fp32": figures.GREY,
+    "tf32": "#4a5568",
+    "bf16": figures.BLUE,
+    "fp16": "#6b46c1",
+    "int8": figures.GREEN,
+}
 
 
 def draw(report: Report, path: Path) -> None:

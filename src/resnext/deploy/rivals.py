@@ -13,24 +13,25 @@ import torch
 from torch import nn
 
 from resnext import arch
+from resnext.engines.backends import arithmetic
 from resnext.errors import ConfigError, MissingExtraError
 from resnext.modules import filled
 from resnext.network import ResNeXt
 from resnext.preprocess import affine
 from resnext.weights import LocalModel, read_tensors
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def open_rival(
     local: LocalModel, name: str, *, precision: str, threads: int | None = None
 ) -> Callable[[npt.NDArray[np.uint8]], object]:
-    """Open a model in another library, as its users run it: eager, channels last.
+    """Open a model in another library, as its users run it: channels last, a GPU if there is one.
 
     Args:
         local: The model.
         name: "torchvision", "timm" or "torch-compile".
-        precision: "fp32" or "bf16".
+        precision: "fp32", "bf16", "fp16", or on a GPU "tf32".
         threads: Processor threads; None for torch's choice.
 
     Returns:
@@ -42,19 +43,29 @@ def open_rival(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    dtype = _DTYPES[precision]
-    model = _MAKERS[name](local).eval().to(dtype).to(memory_format=torch.channels_last)
-    call: Any = torch.compile(model) if name == "torch-compile" else model
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if precision == "tf32" and device.type == "cpu":
+        raise ConfigError("precision is 'tf32', which only GPUs have")
+    dtype = _DTYPES.get(precision, torch.float32)
+    model = _MAKERS[name](local).eval().to(device, dtype).to(memory_format=torch.channels_last)
+    call: Any = model
+    if name == "torch-compile":
+        mode = "max-autotune" if device.type == "cuda" else "default"
+        call = torch.compile(model, mode=mode)
     scale, shift = (
-        torch.from_numpy(values.astype(np.float32)).reshape(1, -1, 1, 1)
+        torch.from_numpy(values.astype(np.float32)).reshape(1, -1, 1, 1).to(device)
         for values in affine(local.document.preprocess)
     )
 
     def run(batch_nhwc: npt.NDArray[np.uint8]) -> object:
-        with torch.inference_mode(), warnings.catch_warnings():
+        with (
+            torch.inference_mode(),
+            arithmetic(tf32=precision == "tf32"),
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")
-            pixels = torch.from_numpy(batch_nhwc).permute(0, 3, 1, 2)
-            return call((pixels.float() * scale + shift).to(dtype)).float().numpy()
+            pixels = torch.from_numpy(batch_nhwc).to(device).permute(0, 3, 1, 2)
+            return call((pixels.float() * scale + shift).to(dtype)).float().cpu().numpy()
 
     return run
 

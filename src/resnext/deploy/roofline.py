@@ -10,6 +10,8 @@ import numpy as np
 
 from resnext.engines.openvino import open_core, ov
 
+PRECISIONS = ("fp32", "bf16", "int8")
+
 _SIDE = 1536  # large enough for the peak, small enough for caches of 2 MB a core
 _TRIALS = 8
 _HINTS = {"fp32": "f32", "bf16": "bf16"}  # an 8-bit product has twice the peak of bf16

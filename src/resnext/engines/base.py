@@ -31,7 +31,9 @@ GRAPH_VERSION: Final = 2  # raised with every change to what `graph.build` retur
 # 32; ONNX Runtime 44 at 1 and at 8.
 BEST_BATCH_SIZE: Final = 8
 
-Precision = Literal["fp32", "bf16", "int8"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16", "int8"]  # of all engines together
+# How the torch engine computes: `--engine torch:triton`; see `engines.backends`.
+BACKENDS: Final = ("cudnn", "wide", "fused", "triton", "pairs", "compile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,11 @@ def check_eight_bits(precision: str, source: GraphSource) -> None:
         )
 
 
+def hint_for(precision: str) -> str:
+    """Say who has a precision that an engine for processors lacks; "" for nobody."""
+    return "take engine torch, on a GPU" if precision in ("fp16", "tf32") else ""
+
+
 class AbstractEngine(ABC):
     """Runs one network; safe to call from many threads, which wait for each other.
 
@@ -167,14 +174,12 @@ class AbstractEngine(ABC):
                 or gave NaN or infinity.
         """
         self._check_batch(batch_nhwc)
-        parts = []
         with self._lock:
             if self._closed:
                 raise EngineError(f"{self} is closed; expected an open engine")
-            for start in range(0, len(batch_nhwc), self.best_batch_size):
-                part = batch_nhwc[start : start + self.best_batch_size]
-                parts.append(self._infer_or_split(np.ascontiguousarray(part)))
-        return self._join(parts)
+            size = self.best_batch_size
+            starts = range(0, len(batch_nhwc), size)
+            return self._join(self._infer_all([batch_nhwc[i : i + size] for i in starts]))
 
     def close(self) -> None:
         """Release the network; waits for a batch in progress. Closing twice is fine."""
@@ -199,6 +204,10 @@ class AbstractEngine(ABC):
 
     def _row_sizes(self) -> tuple[int, int]:
         return self.num_classes, self.embedding_size
+
+    def _infer_all(self, parts: list[npt.NDArray[np.uint8]]) -> list[Outputs]:
+        """Run the parts of a batch; where sending and computing can overlap, they do so here."""
+        return [self._infer_or_split(np.ascontiguousarray(part)) for part in parts]
 
     def _infer_or_split(self, batch_nhwc: npt.NDArray[np.uint8]) -> Outputs:
         count = len(batch_nhwc)

@@ -11,7 +11,14 @@ import numpy.typing as npt
 import torch
 
 from resnext.checkpoints.reader import Tensors
-from resnext.engines.base import BEST_BATCH_SIZE, AbstractEngine, Outputs, Precision, Signature
+from resnext.engines.base import (
+    BEST_BATCH_SIZE,
+    AbstractEngine,
+    Outputs,
+    Precision,
+    Signature,
+    hint_for,
+)
 from resnext.errors import ConfigError, EngineError
 from resnext.modelfile import ModelDocument
 from resnext.modules import filled
@@ -51,11 +58,12 @@ class EagerEngine(AbstractEngine):
     ) -> None:
         if precision not in PRECISIONS:
             raise ConfigError(
-                f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}"
+                f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}",
+                hint=hint_for(precision),
             )
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}; expected at least 1")
-        self._device = _open(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = open_device(device or ("cuda" if has_gpu() else "cpu"))
         chosen: Precision = "fp32"
         if precision == "bf16" or (precision == "auto" and self._device.type == "cuda"):
             chosen = "bf16"
@@ -86,7 +94,9 @@ class EagerEngine(AbstractEngine):
         try:
             # By default cuDNN rounds float32 to 10 bits of mantissa.
             with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
-                pixels = torch.from_numpy(batch_nhwc).to(self._device).permute(0, 3, 1, 2)
+                # Writable, or torch warns.
+                pixels = torch.from_numpy(np.require(batch_nhwc, requirements="W"))
+                pixels = pixels.to(self._device).permute(0, 3, 1, 2)
                 images = (pixels.float() * self._scale + self._shift).to(self._dtype)
                 maps = self._model.forward_features(images)
                 embedding = self._model.forward_head(maps, pre_logits=True)
@@ -115,7 +125,27 @@ def threads_kept() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _open(device: str) -> torch.device:
+def has_gpu() -> bool:
+    """Tell whether torch finds a GPU."""
+    return torch.cuda.is_available()
+
+
+def gpu_name() -> str:
+    """Return the name of the GPU that is taken by default; "" where there is none."""
+    return torch.cuda.get_device_name() if has_gpu() else ""
+
+
+def gpu_memory() -> int:
+    """Return the most bytes that torch has held on that GPU so far, in this process."""
+    return torch.cuda.max_memory_reserved()
+
+
+def open_device(device: str) -> torch.device:
+    """Return a device that is there.
+
+    Raises:
+        ConfigError: It is not.
+    """
     try:
         return torch.empty(0, device=device).device  # only using it shows whether it is there
     except (AssertionError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""What is faster on this processor: measured once, then remembered.
+"""What is faster on this machine: measured once, then remembered.
 
 A fraction of a second each, written to the cache folder. Ratios of two networks that take
 turns, so that other programs disturb both alike.
@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,41 +20,51 @@ from resnext.errors import OutputError
 from resnext.files import atomic
 
 Settings = Mapping[str, str]
-Record = dict[str, dict[str, float]]  # what was measured, and for which machine
+Record = dict[str, dict[str, Any]]  # what was measured, and for which machine
+Found = TypeVar("Found")
 
 FILE = "machine.json"
 NARROW, WIDE = 4, 32  # channels a group, of ResNeXt-50 32x4d and of a tile of AMX
 
 
-def remember(cache: Path | None, name: str, key: str, measure: Callable[[], float]) -> float:
+def remember(
+    cache: Path | None,
+    name: str,
+    key: str,
+    measure: Callable[[], Found],
+    parse: Callable[[Any], Found] = float,  # type: ignore[assignment]  # for what has a number
+) -> Found:
     """Return what was measured on this machine before, or measure it and write it down.
 
     Args:
         cache: Folder of the record; None for no record.
         name: What is measured.
         key: The machine, and what else decides.
-        measure: Called at most once.
+        measure: Called at most once, unless the record cannot be written; returns a JSON value.
+        parse: Makes of a value in the record what `measure` returns; raises ValueError or
+            TypeError where it is no such value, and it is measured again.
     """
     if cache is None:
         return measure()
     path = cache / FILE
-    known = _read(path).get(name, {})
-    if key in known:
-        return known[key]
+    with contextlib.suppress(LookupError, ValueError, TypeError):
+        return parse(_read(path)[name][key])
     from filelock import FileLock  # rarely needed
 
+    found: list[Found] = []
     # A folder that cannot be written is reported where it costs more: `CompiledCache`.
     with contextlib.suppress(OutputError, OSError):
         cache.mkdir(parents=True, exist_ok=True)
         # One process measures, alone: they would disturb each other and then disagree.
         with FileLock(f"{path}.lock"):
             record = _read(path)
-            known = record.setdefault(name, {})
-            if key not in known:
-                known[key] = measure()
-                with atomic(path) as file:
-                    file.write(json.dumps(record, indent=1).encode())
-    return known[key] if key in known else measure()
+            with contextlib.suppress(LookupError, ValueError, TypeError):
+                return parse(record[name][key])
+            found.append(measure())
+            record.setdefault(name, {})[key] = found[0]
+            with atomic(path) as file:
+                file.write(json.dumps(record, indent=1).encode())
+    return found[0] if found else measure()
 
 
 def bf16_speedup(core: Any, *, fp32: Settings, bf16: Settings) -> float:
@@ -117,9 +127,8 @@ def _read(path: Path) -> Record:
     """Read the record; what is absent or damaged is measured again."""
     try:
         record = json.loads(path.read_bytes())
-        return {
-            str(name): {str(key): float(value) for key, value in known.items()}
-            for name, known in record.items()
-        }
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError):
         return {}
+    if not isinstance(record, dict):
+        return {}
+    return {name: known for name, known in record.items() if isinstance(known, dict)}

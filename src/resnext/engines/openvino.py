@@ -32,6 +32,7 @@ from resnext.engines.base import (
     Outputs,
     Precision,
     check_eight_bits,
+    hint_for,
 )
 from resnext.engines.compiled import CompiledCache, make_key
 from resnext.errors import ConfigError, EngineError
@@ -250,7 +251,10 @@ def _choose_precision(
     core: Any, precision: str, cache: Path | None, *, eight_bits: bool = False
 ) -> Precision:
     if precision not in PRECISIONS:
-        raise ConfigError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+        raise ConfigError(
+            f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}",
+            hint=hint_for(precision),
+        )
     if precision == "fp32":
         return "fp32"
     if precision == "int8" or (eight_bits and precision == "auto"):

@@ -1,8 +1,8 @@
 """What is fastest for a model on this machine, once that was measured.
 
 `resnext benchmark --remember` measures and writes it down; `select.load` asks for it where
-engine, precision and threads are all left open. The key is the model, the processor and the
-versions of the runtimes, so an update begins anew.
+engine, precision and threads are all left open. The key is the model, the processor, the
+GPUs and the versions of the runtimes, so an update begins anew.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from resnext import cores
+from resnext.engines.base import BACKENDS, Precision
 from resnext.engines.compiled import make_key
 from resnext.errors import OutputError
 from resnext.files import atomic
-from resnext.provenance import machine, versions
+from resnext.provenance import gpus, machine, versions
 from resnext.weights import LocalModel, cache_home
 
 NAME = "tuning.json"
 
 _MOST_BATCH = 1024  # a larger one is no measurement
-_ENGINES = ("openvino", "onnxruntime", "torch")
-_PRECISIONS = ("fp32", "bf16", "int8")
+_ENGINES = ("openvino", "onnxruntime", "torch", *(f"torch:{name}" for name in BACKENDS))
+_PRECISIONS = get_args(Precision)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +91,8 @@ def _key(local: LocalModel) -> str:
             "input_size": document.preprocess.input_size,
             "processor": [machine()[key] for key in ("architecture", "processor", "flags")],
             "cores": cores.available(),
-            "software": versions("resnext", *_ENGINES),
+            **({"gpus": found} if (found := gpus()) else {}),
+            "software": versions("resnext", "openvino", "onnxruntime", "torch"),
         }
     )
 

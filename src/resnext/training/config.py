@@ -15,6 +15,7 @@ from resnext.errors import ConfigError
 from resnext.training import typed
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Compile = Literal["", "default", "reduce-overhead", "max-autotune-no-cudagraphs"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -258,6 +259,8 @@ class TrainConfig:
         seed: Of everything drawn at random.
         precision: Of the forward pass.
         channels_last: Memory layout of maps.
+        compile: Mode of `torch.compile`; "" runs the network as it is. "reduce-overhead" has CUDA
+            graphs.
         deterministic: Only algorithms that give the same bits again.
         patience: Evaluations without a better one after which to stop; 0 for never.
 
@@ -276,6 +279,7 @@ class TrainConfig:
     seed: int = 0
     precision: Precision = "fp32"
     channels_last: bool = True
+    compile: Compile = ""
     deterministic: bool = False
     patience: int = 0
 

@@ -19,7 +19,10 @@ from resnext.zoo import parameter_groups
 
 
 def make_optimizer(model: ResNeXt, config: OptimConfig) -> torch.optim.Optimizer:
-    """Build the optimizer of a run; each group knows its own `base_lr`."""
+    """Build the optimizer of a run; each group knows its own `base_lr`.
+
+    On CUDA, SGD and AdamW change all weights in one kernel.
+    """
     groups = parameter_groups(
         model,
         lr=config.scaled_lr,
@@ -30,17 +33,37 @@ def make_optimizer(model: ResNeXt, config: OptimConfig) -> torch.optim.Optimizer
     )
     for group in groups:
         group["base_lr"] = group["lr"]
+    # Not on the processor, where weights would get other bits, and runs go on with these.
+    fused = True if next(model.parameters()).device.type == "cuda" else None
     if config.name == "sgd":
         return torch.optim.SGD(
             groups,
             lr=config.scaled_lr,
             momentum=config.momentum,
             nesterov=config.nesterov and config.momentum > 0,
+            fused=fused,
         )
     betas = (config.momentum, 0.999)
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.scaled_lr, betas=betas)
+        return torch.optim.AdamW(groups, lr=config.scaled_lr, betas=betas, fused=fused)
     return Lamb(groups, lr=config.scaled_lr, betas=betas)
+
+
+def restore(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Take over what `state_dict` returned, perhaps of a run on another kind of device.
+
+    Args:
+        optimizer: Changed in place; how it computes stays as it is here.
+        saved: Its state, left as it is.
+
+    Raises:
+        KeyError: It is no state of an optimizer.
+        ValueError: It is of other parameters.
+    """
+    groups = [dict(group) for group in saved["param_groups"]]
+    for group, own in zip(groups, optimizer.param_groups, strict=True):
+        group |= {key: own[key] for key in ("fused", "foreach") if key in own}
+    optimizer.load_state_dict({**saved, "param_groups": groups})
 
 
 class Lamb(torch.optim.Optimizer):

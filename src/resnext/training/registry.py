@@ -28,6 +28,7 @@ _FREE = {
     "seed",
     "deterministic",
     "channels_last",
+    "compile",
     "data.num_workers",
     "data.cache",
     "data.scan",

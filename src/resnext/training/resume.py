@@ -14,6 +14,7 @@ _FIXED = (*_DATA, "weights")
 # What a run may go on with changed: how it is computed, and when it ends. How the pictures
 # were divided is compared by the pictures.
 MAY_CHANGE = {
+    "compile",
     "data.cache",
     "data.num_workers",
     "data.scan",

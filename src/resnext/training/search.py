@@ -214,6 +214,7 @@ def _alone(run: Run) -> Run:
     """Return the run as one process would do it, at a constant rate and without a mean."""
     config = replace(
         run.config,
+        compile="",  # which would take longer than the trial
         schedule=ScheduleConfig(epochs=1, kind="step"),
         ema=EMAConfig(),
         model=replace(run.config.model, sync_batch_norm=False),

@@ -86,12 +86,28 @@ def check(config: TrainConfig, data: Data, *, world_size: int = 1) -> None:
     arch.parse(config.model.architecture)
     _check_batch(config, len(data.train), world_size)
     _check_loss(config.loss, multi_label=data.train.multi_label)
+    check_graphs(config)
     for key, value in (("patience", config.patience), ("data.test_sizes", config.data.test_sizes)):
         if value and data.val is None:
             raise ConfigError(
                 f"{key} is {show(value)}, and there are no pictures to validate on",
                 hint=f"--set {key}={'none' if key == 'data.test_sizes' else 0}",
             )
+
+
+def check_graphs(config: TrainConfig) -> None:
+    """Refuse what CUDA graphs cannot do: add a gradient to one that a graph wrote.
+
+    Raises:
+        ConfigError: A batch is computed in parts, and they are to be captured.
+    """
+    parts = config.optim.grad_accum_steps
+    if config.compile == "reduce-overhead" and parts > 1:
+        raise ConfigError(
+            f"compile is 'reduce-overhead', and optim.grad_accum_steps {parts}; expected 1 with"
+            " CUDA graphs",
+            hint="--set compile=default, or a smaller batch",
+        )
 
 
 def most_parts(config: TrainConfig, world_size: int) -> int:

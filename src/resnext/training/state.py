@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import functools
 import hashlib
+import importlib
+import importlib.util
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from resnext import weights
 from resnext.errors import ConfigError, DatasetError, ModelFileError
 from resnext.network import ResNeXt
-from resnext.training import dist, optim
+from resnext.training import dist, optim, settings
 from resnext.training.config import TrainConfig
 from resnext.training.data import balanced_weights
 from resnext.training.dist import Processes
@@ -37,7 +39,7 @@ class TrainState:
 
     Args:
         model: The network.
-        parallel: The same, with gradients averaged over processes.
+        parallel: The same, perhaps compiled, with gradients averaged over processes.
         mean: Running mean of its weights, or None.
         optimizer: With its moments.
         scaler: Of the loss in fp16; does nothing otherwise.
@@ -84,7 +86,7 @@ class TrainState:
             self.model.load_state_dict(saved["model"])
             if self.mean is not None:
                 self.mean.load_state_dict(saved["mean"])
-            self.optimizer.load_state_dict(saved["optimizer"])
+            optim.restore(self.optimizer, saved["optimizer"])
             self.scaler.load_state_dict(saved["scaler"])
             for name in _COUNTS:
                 setattr(self, name, saved[name])
@@ -217,13 +219,31 @@ def start(run: Run) -> TrainState:
     if run.teacher is not None:
         run.teacher.to(device).eval()
     partly_frozen = config.schedule.freeze_epochs > 0
+    settings.check_graphs(config)
+    forward = _compiled(model, config, device) if config.compile else model
     return TrainState(
         model=model,
-        parallel=dist.wrap(model, run.processes, partly_frozen=partly_frozen),
+        parallel=dist.wrap(forward, run.processes, partly_frozen=partly_frozen),
         mean=_copy(model) if config.ema.decay else None,
         optimizer=optim.make_optimizer(model, config.optim),
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
     )
+
+
+def _compiled(model: ResNeXt, config: TrainConfig, device: torch.device) -> nn.Module:
+    if device.type == "cuda" and not importlib.util.find_spec("triton"):
+        raise ConfigError(
+            f"compile is {config.compile!r}, and triton is not installed",
+            hint="pip install triton, or --set compile=none",
+        )
+    inductor = importlib.import_module("torch._inductor")
+    options = dict(inductor.list_mode_options(config.compile))
+    if config.channels_last:
+        # Left to itself, it turns channels last off for training where a group has more than
+        # one channel (`decide_layout_opt` in torch/_inductor/graph.py, still so in 2.15).
+        options["force_layout_optimization"] = True
+    compiled: Any = torch.compile(model, dynamic=False, options=options)
+    return compiled  # type: ignore[no-any-return]
 
 
 def _fingerprint(samples: SampleSet) -> str:
