@@ -24,7 +24,7 @@ checkpoints checkpoints.keymaps checkpoints.timmnames checkpoints.timmconfig
 checkpoints.pickles checkpoints.reader
 hub hub.downloads hub.cache hub.origins weights
 results results.formats results.pages results.outputs results.parquet results.sinks
-engines engines.base engines.graph engines.compiled engines.openvino engines.ort
+engines engines.base engines.eightbits engines.graph engines.compiled engines.openvino engines.ort
 modules network engines.eager engines.tuning engines.select
 prefetch classifier
 explore explore.cam explore.gradients explore.faithfulness explore.neighbors explore.index
@@ -44,7 +44,7 @@ evaluation.truth evaluation.matching evaluation.journal evaluation.run evaluatio
 evaluation.trust
 evaluation.summary evaluation.wording evaluation.evaluate evaluation.plots evaluation.evidence
 evaluation.report evaluation.compare evaluation.versus
-deploy.quantize
+deploy.rounding deploy.levels deploy.quantize
 doctor doctor.intake doctor.hashes doctor.facts doctor.findings doctor.checks doctor.copies
 doctor.mislabels doctor.examination doctor.page
 explore.explain explore.embedding explore.lookup explore.sheet explore.gather

@@ -48,7 +48,7 @@ EXTRA_OF["training.arrow"] = "parquet"
 EXTRA_OF["deploy.peers"] = "train"
 EXTRA_OF |= dict.fromkeys(("training.head", "training.finetune"), "finetune")
 EXTRA_OF |= dict.fromkeys(("evaluation.plots", "deploy.plots"), "evaluate")
-EXTRA_OF |= {"deploy.rivals": "train", "deploy.quantize": "quantize"}
+EXTRA_OF["deploy.rivals"] = "train"
 EXTRA_OF["doctor.mislabels"] = "finetune"
 DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn"}
 
