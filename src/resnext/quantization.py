@@ -1,4 +1,4 @@
-"""8-bit arithmetic: the range of each value that is rounded, and the rounded weights.
+"""8-bit arithmetic: the ranges of values, and the rounded weights.
 
 A value that flows through the network gets 256 levels between a lowest and a highest, found
 on pictures; what lies outside is clipped. Each output channel of a weight has 255 levels

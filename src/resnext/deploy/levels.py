@@ -1,4 +1,4 @@
-"""Find which values of a network to round, between what, and the weights that suit them.
+"""Choose the values of a network to round, their ranges, and the weights.
 
 The exact network is run once on pictures. Channels of very different size share one range
 badly; so each is first multiplied with a number, and the weights that take it are divided by

@@ -1,4 +1,4 @@
-"""Round weights so that a convolution's answers change least, not the weights.
+"""Round weights so that the answers change least, not the weights.
 
 GPTQ (arXiv:2210.17323): the weights of an output channel are rounded one by one, and the
 rest make up for each error as well as the second moments of the inputs allow. What the mean

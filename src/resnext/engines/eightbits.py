@@ -1,4 +1,4 @@
-"""The arithmetic of 8-bit weights: levels, steps, and groups laid side by side.
+"""8-bit weights: levels, steps, and small groups laid side by side.
 
 A convolution in many small groups keeps a matrix unit nearly idle: with 4 channels a group,
 two of a hundred multipliers of AMX work. Several groups together are one wider group whose
