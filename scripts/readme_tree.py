@@ -25,8 +25,8 @@ checkpoints.pickles checkpoints.reader
 hub hub.downloads hub.cache hub.origins weights
 results results.formats results.pages results.outputs results.parquet results.sinks
 results.figures
-engines engines.base engines.folding engines.graph engines.compiled engines.measured
-engines.openvino engines.ort
+engines engines.base engines.folding engines.eightbits engines.graph engines.compiled
+engines.measured engines.openvino engines.ort
 modules network engines.eager engines.folded engines.backends engines.cuda
 engines.tuning engines.select
 prefetch classifier
@@ -48,7 +48,7 @@ evaluation.truth evaluation.matching evaluation.journal evaluation.run evaluatio
 evaluation.trust
 evaluation.summary evaluation.wording evaluation.evaluate evaluation.plots evaluation.evidence
 evaluation.report evaluation.compare evaluation.versus
-deploy.quantize
+deploy.rounding deploy.levels deploy.quantize
 doctor doctor.intake doctor.hashes doctor.facts doctor.findings doctor.checks doctor.copies
 doctor.mislabels doctor.examination doctor.page
 explore.explain explore.embedding explore.lookup explore.sheet explore.gather

@@ -72,7 +72,7 @@ def test_the_first_convolution_takes_pixels_as_they_are() -> None:
     tensors = random_tensors(TINY, seed=8)
     scale, shift = np.array([0.017, 0.018, 0.02]), np.array([-2.1, -2.0, -1.8])
     pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 3))
-    weight, bias, centers = folding.fold_stem(conv, tensors, scale, shift)
+    weight, bias, centers = folding.fold_stem(folding.fold(conv, tensors), scale, shift)
     ones = np.ones((1, 3, 3))
     whole = np.concatenate([pixels, ones] * 2) - centers[:, None, None]
     plain, plain_bias = folding.fold(conv, tensors)

@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnext import modelfile, testing
+from resnext import modelfile, quantization, testing
 from resnext.errors import ModelFileError
-from resnext.quantization import LEVELS, Quantization, grid
+from resnext.quantization import LEVELS, Quantization, convolutions, grid
 
 SOME = Quantization(
     ranges={"conv1.relu": (0.0, 5.5), "layer1.0.conv3": (-1.5, 2.0)}, facts={"a": 1}
@@ -66,3 +67,89 @@ def test_the_first_schema_has_no_ranges(tmp_path: Path) -> None:
     document, _ = modelfile.read(path)
     with pytest.raises(ModelFileError, match="unknown key 'quantization'"):
         modelfile.document_from_json({**document.to_json(), "quantization": SOME.to_json()})
+
+
+SCALED = "conv1.scale"
+CONV = "layer1.0.conv2"
+
+
+def rounded(document: Any) -> dict[str, Any]:
+    conv = convolutions(document.architecture)[CONV]
+    return {
+        f"{CONV}.levels": np.full(conv.weight_shape, -127, np.int8),
+        f"{CONV}.step": np.full(conv.out_channels, 0.01, np.float32),
+        f"{CONV}.bias": np.zeros(conv.out_channels, np.float32),
+        SCALED: np.ones(64, np.float32),
+    }
+
+
+def test_a_file_with_rounded_weights_says_schema_three(tmp_path: Path) -> None:
+    path = testing.write_tiny_model(tmp_path / "tiny.safetensors")
+    document, tensors = modelfile.read(path)
+    weights = rounded(document)
+    modelfile.write(path, replace(document, quantization=replace(SOME, weights=weights)), tensors)
+    found, state = modelfile.read(path)
+    assert found.quantization == SOME and list(state) == list(tensors)
+    assert dict(modelfile.read_metadata(path))["resnext"].count('"schema_version": 3') == 1
+    assert found.quantization is not None
+    assert sorted(found.quantization.weights) == sorted(weights)
+    for key, tensor in found.quantization.weights.items():
+        assert tensor.dtype == weights[key].dtype and np.array_equal(tensor, weights[key])
+    with pytest.raises(KeyError):
+        found.quantization.weights["conv1.weight"]
+    # Whoever changes the document and writes it keeps them.
+    modelfile.write(tmp_path / "copy.safetensors", replace(found, name="copy"), state)
+    copy = modelfile.read(tmp_path / "copy.safetensors")[0].quantization
+    assert copy is not None and len(copy.weights) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({f"{CONV}.levels": np.zeros((1, 1, 3, 3), np.uint8)}, "levels is (uint8|U8)"),
+        ({f"{CONV}.levels": np.zeros((2, 1, 3, 3), np.int8)}, r"levels is int8 \(2, 1, 3, 3\)"),
+        ({f"{CONV}.levels": np.full((1, 1, 3, 3), -128, np.int8)}, "levels of -127 to 127"),
+        ({f"{CONV}.step": np.zeros(1, np.float32)}, "numbers above 0"),
+        ({f"{CONV}.step": np.ones((1, 1), np.float32)}, "step is float32"),
+        ({f"{CONV}.step": np.ones(1)}, "step is (float64|F64)"),
+        ({f"{CONV}.step": None}, f"{CONV} are not complete"),
+        ({f"{CONV}.bias": np.full(1, np.nan, np.float32)}, "bias has other values"),
+        ({f"{CONV}.scale": np.ones(1, np.float32)}, f"{CONV} are not complete"),
+        ({SCALED: np.full(64, -1, np.float32)}, "numbers above 0"),
+        ({"layer9.conv1.scale": np.ones(64, np.float32)}, "unexpected tensor layer9"),
+        ({f"{CONV}.zero": np.ones(1, np.float32)}, "unexpected tensor layer1.0.conv2.zero"),
+        ({"scale": np.ones(1, np.float32)}, "unexpected tensor scale"),
+    ],
+)
+def test_rounded_weights_that_do_not_fit_are_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = testing.write_tiny_model(tmp_path / "tiny.safetensors")
+    document, tensors = modelfile.read(path)
+    weights = {**rounded(document), **changes}
+    weights = {key: tensor for key, tensor in weights.items() if tensor is not None}
+    bad = replace(document, quantization=replace(SOME, weights=weights))
+    with pytest.raises(ModelFileError, match=message):
+        modelfile.write(path, bad, tensors)
+    # The same in a file that somebody else wrote, with its hash.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantization, "check_layout", lambda *_: None)
+        patch.setattr(quantization, "check_values", lambda *_: None)
+        modelfile.write(path, bad, tensors)
+    with pytest.raises(ModelFileError, match=message):
+        found = modelfile.read(path)[0].quantization
+        assert found is not None
+        dict(found.weights)
+
+
+@pytest.mark.parametrize("version", [2, 4])
+def test_the_version_says_whether_there_are_rounded_weights(tmp_path: Path, version: int) -> None:
+    path = testing.write_tiny_model(tmp_path / "tiny.safetensors")
+    document, tensors = modelfile.read(path)
+    whole = replace(document, quantization=replace(SOME, weights=rounded(document)))
+    stated = {**whole.to_json(), "schema_version": version}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modelfile.ModelDocument, "to_json", lambda _: stated)
+        modelfile.write(path, whole, tensors)
+    with pytest.raises(ModelFileError, match=f"schema version {version}"):
+        modelfile.read(path)

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from networks import preprocessing, random_tensors
 from onnx import numpy_helper
 
-from resnext import Classifier, modelfile, testing, weights
+from resnext import Classifier, arch, modelfile, testing, weights
 from resnext.cli import app
+from resnext.deploy import quantize
 from resnext.engines import graph, select
 from resnext.engines.base import AbstractEngine
-from resnext.errors import ConfigError
+from resnext.errors import ConfigError, ModelFileError
 from resnext.modelfile import ModelDocument
 from resnext.quantization import Quantization
 from resnext.weights import LocalModel
@@ -85,6 +87,40 @@ def test_engines_compute_what_the_graph_says(name: str, tiny: LocalModel) -> Non
     assert 1e-6 < apart < 0.2
 
 
+def test_small_groups_are_laid_side_by_side() -> None:
+    spec = arch.parse("resnext26_32x4d", num_classes=2)
+    built = graph.build(
+        spec,
+        preprocessing(32),
+        random_tensors(spec, seed=0),
+        precision="int8",
+        quantization=Quantization(ranges={"layer1.0.conv1.relu": (0.0, 8.0)}),
+    )
+    nodes = {node.name: node for node in built.graph.node}
+    groups = {
+        name: next(one.i for one in nodes[name].attribute if one.name == "group")
+        for name in ("layer1.0.conv2", "layer2.0.conv2")
+    }
+    assert groups == {"layer1.0.conv2": 4, "layer2.0.conv2": 32}  # in 8 bits; as it was
+    onnx.checker.check_model(built, full_check=True)
+
+
+def test_levels_without_a_range_are_refused(tiny: LocalModel) -> None:
+    document, tensors = tiny.document, weights.read_tensors(tiny)
+    quantization = Quantization(
+        ranges={"layer1.0.conv1.relu": (0.0, 8.0)},
+        weights={"layer1.0.conv1.scale": np.ones(1, np.float32)},
+    )
+    with pytest.raises(ModelFileError, match="layer1.0.conv2 has levels and its input no range"):
+        graph.build(
+            document.architecture,
+            document.preprocess,
+            tensors,
+            precision="int8",
+            quantization=quantization,
+        )
+
+
 def test_the_fastest_is_taken_where_there_are_ranges(tiny: LocalModel, path: Path) -> None:
     with open_engine(tiny, "auto") as engine:
         assert engine.precision == "int8"
@@ -111,7 +147,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_file_is_written_that_says_what_it_cost(
     path: Path, pictures: Path, tmp_path: Path, capsys: Captured
 ) -> None:
-    pytest.importorskip("nncf")
     target = tmp_path / "small.safetensors"
     (pictures / "red" / "broken.png").write_bytes(b"no picture")
     arguments = ["quantize", str(path), "--calibrate", str(pictures), "-o", str(target)]
@@ -125,6 +160,7 @@ def test_a_file_is_written_that_says_what_it_cost(
     assert document.quantization.facts["agreement"] == pytest.approx(found["agreement"], abs=1e-5)
     assert len(document.quantization.ranges) == found["values"]
     before = modelfile.read(path)[1]
+    assert list(before) == list(tensors)
     assert all(np.array_equal(before[key], tensors[key]) for key in before)
     with Classifier(target) as classifier:
         assert classifier.engine.precision == "int8"
@@ -135,12 +171,8 @@ def test_a_file_is_written_that_says_what_it_cost(
 def test_too_many_changed_answers_leave_no_file(
     path: Path, pictures: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("nncf")
-    from resnext.deploy import quantize
-
-    worse = iter([(90.0, 50), (89.9, 50), (80.0, 50), (89.8, 50), (89.6, 50)])
+    worse = iter([(90.0, 50), (89.9, 50), (80.0, 50), (89.8, 50)])
     monkeypatch.setattr(quantize, "_top1", lambda *_: next(worse))
-    monkeypatch.setattr(quantize, "find_ranges", lambda *_: {"conv1.relu": (0.0, 8.0)})
     target = tmp_path / "small.safetensors"
     arguments = ["quantize", str(path), "--calibrate", str(pictures), "-o", str(target)]
     arguments += ["--min-agreement", "0", "--measure", str(pictures), "--max-drop", "0.05"]
@@ -150,13 +182,12 @@ def test_too_many_changed_answers_leave_no_file(
     assert not target.exists()
     worse = iter([(90.0, 50), (89.0, 50), (89.96, 50)])
     assert app.run(arguments) in (0, 3)
-    assert "all but what is added to a shortcut" in capsys.readouterr().out
+    assert "all but the sums," in capsys.readouterr().out
 
 
 def test_ten_pictures_are_needed(
     path: Path, pictures: Path, tmp_path: Path, capsys: Captured
 ) -> None:
-    pytest.importorskip("nncf")
     few, target = str(pictures / "red" / "0000.png"), str(tmp_path / "small.safetensors")
     assert app.run(["quantize", str(path), "--calibrate", few, "-o", target]) == 3
     assert "expected at least 10" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 Any safetensors reader can open it. Its metadata has three keys: `resnext` (one JSON
 document, `ModelDocument`), `resnext.sha256` (over every byte of the file, with the 64
 digits of the hash itself read as zeros) and `format` ("pt", which other loaders expect).
+Rounded weights, `Quantization.weights`, are tensors too, their names after "int8.".
 This module is the only reader, writer and validator of the schema.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +23,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from resnext import arch
+from resnext import arch, quantization
 from resnext.arch import ArchSpec
 from resnext.errors import ConfigError, ModelFileError, ModelNotFoundError, closest, counted, listed
 from resnext.files import atomic, check_place
@@ -30,7 +31,7 @@ from resnext.predictions import Labels
 from resnext.preprocess import PreprocessSpec
 from resnext.quantization import Quantization
 
-SCHEMA_VERSION = 2  # with `quantization`; without it, files still say 1
+SCHEMA_VERSION = 3  # with rounded weights; 2 with ranges alone, 1 without `quantization`
 SUFFIX = ".safetensors"
 MIN_TEMPERATURE = 0.01  # a hundredfold either way is no calibration any more
 STORAGE_DTYPES: dict[str, npt.DTypeLike] = {
@@ -39,6 +40,8 @@ STORAGE_DTYPES: dict[str, npt.DTypeLike] = {
     "bfloat16": ml_dtypes.bfloat16,
 }
 
+_DTYPE_NAMES = {"I8": "int8", "F32": "float32"}  # as safetensors calls them
+_ROUNDED = "int8."  # before the names of rounded weights
 _DOCUMENT_KEY, _HASH_KEY = "resnext", "resnext.sha256"
 _NO_HASH = "0" * 64
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format
@@ -96,7 +99,7 @@ class ModelDocument:
         """Return the document as plain JSON values, with its schema version."""
         synset_ids, eight_bits = self.labels.synset_ids, self.quantization
         return {
-            "schema_version": 1 if eight_bits is None else 2,
+            "schema_version": 1 if eight_bits is None else 3 if eight_bits.weights else 2,
             "name": self.name,
             "architecture": {
                 "name": self.architecture.name,
@@ -181,7 +184,8 @@ def verify(path: str | os.PathLike[str]) -> tuple[ModelDocument, str]:
     text = metadata[_DOCUMENT_KEY]
     try:
         # The version comes first: a newer schema may also hash differently.
-        _check_version(_loads(text).get("schema_version"))
+        parsed = _loads(text)
+        _check_version(parsed.get("schema_version"))
         with open(path, "rb") as file:
             found, stated = _digest(file), metadata.get(_HASH_KEY, "")
         if found != stated:
@@ -190,7 +194,8 @@ def verify(path: str | os.PathLike[str]) -> tuple[ModelDocument, str]:
                 f" it states {stated[:12] or 'none'}...",
                 hint="copy or download it again",
             )
-        return document_from_json(_loads(text)), found
+        document = document_from_json(parsed)
+        return _with_rounded(Path(path), document, version=parsed["schema_version"]), found
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error.message}", hint=error.hint) from error
 
@@ -214,7 +219,8 @@ def read_tensors(
 ) -> dict[str, npt.NDArray[Any]]:
     """Read and check the tensors of a file whose document was verified already."""
     with safetensors.safe_open(path, framework="np") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}
+        keys = [key for key in file.keys() if not key.startswith(_ROUNDED)]
+        tensors = {key: file.get_tensor(key) for key in keys}
     try:
         check_tensors(architecture, tensors)
     except ModelFileError as error:
@@ -250,6 +256,7 @@ def write(
         raise ConfigError(f"dtype is {dtype!r}; expected one of {', '.join(STORAGE_DTYPES)}")
     check_tensors(document.architecture, tensors)
     stored = {key: _store(key, tensors[key], dtype) for key in sorted(tensors)}
+    stored |= _rounded(document)
     metadata = {
         "format": "pt",
         _DOCUMENT_KEY: json.dumps(document.to_json(), allow_nan=False),
@@ -349,6 +356,62 @@ def _store(key: str, tensor: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
     if not np.isfinite(stored).all():
         raise ModelFileError(f"{key} does not fit {dtype}", hint="write bfloat16 or float32")
     return stored
+
+
+class _StoredWeights(Mapping[str, npt.NDArray[Any]]):
+    """The rounded weights of a file, each read and checked when it is asked for."""
+
+    def __init__(self, path: Path, names: tuple[str, ...]) -> None:
+        self._path, self._names = path, names
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        if name not in self._names:
+            raise KeyError(name)
+        with safetensors.safe_open(self._path, framework="np") as file:
+            tensor: npt.NDArray[Any] = file.get_tensor(_ROUNDED + name)
+        quantization.check_values(name, tensor)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _with_rounded(path: Path, document: ModelDocument, *, version: int) -> ModelDocument:
+    """Let a document know of the rounded weights in its file."""
+    with safetensors.safe_open(path, framework="np") as file:
+        slices = {key: file.get_slice(key) for key in file.keys() if key.startswith(_ROUNDED)}
+        found = {
+            key.removeprefix(_ROUNDED): (
+                _DTYPE_NAMES.get(one.get_dtype(), one.get_dtype()),
+                tuple(one.get_shape()),
+            )
+            for key, one in slices.items()
+        }
+    if bool(found) != (version >= 3) or (found and document.quantization is None):
+        raise ModelFileError(
+            f"{len(found)} rounded weights in a file of schema version {version}; expected some"
+            " in version 3, with ranges, and none before"
+        )
+    if document.quantization is None or not found:
+        return document
+    quantization.check_layout(document.architecture, found)
+    weights = _StoredWeights(path, tuple(sorted(found)))
+    return replace(document, quantization=replace(document.quantization, weights=weights))
+
+
+def _rounded(document: ModelDocument) -> dict[str, npt.NDArray[Any]]:
+    """Return the rounded weights of a document as tensors of its file."""
+    if document.quantization is None:
+        return {}
+    weights = dict(document.quantization.weights)
+    layout = {name: (tensor.dtype.name, tensor.shape) for name, tensor in weights.items()}
+    quantization.check_layout(document.architecture, layout)
+    for name, tensor in weights.items():
+        quantization.check_values(name, tensor)
+    return {_ROUNDED + name: np.ascontiguousarray(weights[name]) for name in sorted(weights)}
 
 
 def _check_version(version: object) -> None:

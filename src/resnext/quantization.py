@@ -1,20 +1,35 @@
-"""8-bit arithmetic: the range of each value that is rounded.
+"""8-bit arithmetic: the ranges of values, and the rounded weights.
 
-Weights need no more than themselves: each output channel is divided into 255 levels around
-zero. A value that flows through the network gets 256 levels between a lowest and a highest,
-found on pictures; what lies outside is clipped.
+A value that flows through the network gets 256 levels between a lowest and a highest, found
+on pictures; what lies outside is clipped. Each output channel of a weight has 255 levels
+around zero: to the nearest, or as a file says, which may have done better.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from resnext.errors import ModelFileError
+import numpy as np
+import numpy.typing as npt
+
+from resnext.arch import ArchSpec, layers
+from resnext.errors import ModelFileError, listed
+from resnext.layers import Block, Conv, SelectiveKernel
 
 LEVELS = 256
+MOST = 127  # the highest level of a weight; the lowest is its negative
+
+Array = npt.NDArray[Any]
+
+_DTYPES: dict[str, npt.DTypeLike] = {
+    "levels": np.int8,
+    "step": np.float32,
+    "bias": np.float32,
+    "scale": np.float32,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +40,10 @@ class Quantization:
         ranges: Lowest and highest of each value that is rounded, by its name in the inference
             graph, such as "layer1.0.conv1.relu"; 0 is always between them.
         facts: How it was found and what it cost: method, pictures, agreement.
+        weights: The rounded weights, or nothing where each is rounded to its nearest level:
+            for convolution X either "X.levels" with "X.step" (a weight is the one times the
+            other) and "X.bias", or "X.scale", with which the channels are multiplied that
+            it puts out in floating point. A file's are read when they are asked for.
 
     Raises:
         ModelFileError: A range is empty, not finite, or leaves out 0.
@@ -32,6 +51,7 @@ class Quantization:
 
     ranges: Mapping[str, tuple[float, float]]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, Array] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         for name, (low, high) in self.ranges.items():
@@ -73,6 +93,76 @@ def grid(low: float, high: float) -> tuple[float, int]:
     """
     step = (high - low) / (LEVELS - 1)
     return step, min(max(round(-low / step), 0), LEVELS - 1)
+
+
+def convolutions(architecture: ArchSpec) -> dict[str, Conv]:
+    """Return the convolutions of a network that have a batch norm, by their names."""
+    return {conv.name: conv for layer in layers(architecture) for conv in _convolutions(layer)}
+
+
+def _convolutions(layer: object) -> Iterable[Conv]:
+    if isinstance(layer, Conv):
+        yield layer
+    parts: tuple[object, ...] = ()
+    if isinstance(layer, Block):
+        parts = (*layer.body, *layer.shortcut)
+    elif isinstance(layer, SelectiveKernel):
+        parts = (*layer.paths, layer.reduce)
+    for part in parts:
+        yield from _convolutions(part)
+
+
+def check_layout(architecture: ArchSpec, found: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """Compare the names, types and shapes of rounded weights with a network.
+
+    Args:
+        architecture: The network.
+        found: Type and shape by name, as in `Quantization.weights`.
+
+    Raises:
+        ModelFileError: Names the tensor that does not fit.
+    """
+    convs = convolutions(architecture)
+    parts: dict[str, set[str]] = {}
+    for key, (dtype, shape) in found.items():
+        name, _, part = key.rpartition(".")
+        if name not in convs or part not in _DTYPES:
+            raise ModelFileError(f"quantization: unexpected tensor {key}")
+        whole = convs[name].weight_shape
+        expected: tuple[int, ...] = whole if part == "levels" else whole[:1]
+        if (dtype, shape) != (np.dtype(_DTYPES[part]).name, expected):
+            raise ModelFileError(
+                f"quantization: {key} is {dtype} {shape}; expected"
+                f" {np.dtype(_DTYPES[part]).name} {expected}"
+            )
+        parts.setdefault(name, set()).add(part)
+    wholes = ({"levels", "step", "bias"}, {"scale"})
+    if broken := [name for name, has in parts.items() if has not in wholes]:
+        raise ModelFileError(
+            f"quantization: the tensors of {listed(broken)} are not complete; expected levels,"
+            " step and bias, or a scale"
+        )
+
+
+def check_values(key: str, tensor: Array) -> None:
+    """Look whether a rounded weight, or what belongs to it, has values that can be.
+
+    Args:
+        key: Its name, as in `Quantization.weights`.
+        tensor: Its values.
+
+    Raises:
+        ModelFileError: A level is -128, a step or scale is not positive, a number is not finite.
+    """
+    if key.endswith(".levels"):
+        fits, expected = tensor.min(initial=0) >= -MOST, f"levels of {-MOST} to {MOST}"
+    elif key.endswith(".bias"):
+        fits, expected = np.isfinite(tensor).all(), "finite numbers"
+    else:
+        fits = (np.isfinite(tensor) & (tensor > 0)).all()
+        expected = "finite numbers above 0"
+    if not fits:
+        raise ModelFileError(f"quantization: {key} has other values; expected {expected}")
 
 
 def _is_number(value: object) -> bool:

@@ -46,14 +46,12 @@ def quantize(
 ) -> int:
     """Write MODEL as a file that runs in 8 bits, and in the other precisions as before.
 
-    Needs the extra `quantize`; whoever uses the file does not. The exit code is 4, and nothing
-    is written, if too many answers would change.
+    The exit code is 4, and nothing is written, if too many answers would change.
     """
     from resnext import weights
-    from resnext.errors import import_extra
+    from resnext.deploy import quantize as quantizing
     from resnext.results.formats import printable
 
-    quantizing = import_extra("resnext.deploy.quantize", extra="quantize")
     with progress.download_bar() as downloaded:
         local = weights.locate(model, offline=offline or None, progress=downloaded)
     with progress.count_bar() as counted:

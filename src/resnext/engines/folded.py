@@ -48,7 +48,9 @@ def fold(
     for layer in _walk(table):
         if isinstance(layer, Conv):
             if layer is table[0] and not exact:
-                weight, bias, found[_CENTERS] = folding.fold_stem(layer, tensors, scale, shift)
+                weight, bias, found[_CENTERS] = folding.fold_stem(
+                    folding.fold(layer, tensors), scale, shift
+                )
             else:
                 weight, bias = folding.fold(layer, tensors)
             found |= {f"{layer.name}.weight": weight, f"{layer.name}.bias": bias}

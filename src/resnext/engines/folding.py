@@ -45,9 +45,9 @@ def fold(conv: Conv, tensors: Tensors) -> tuple[Array, Array]:
 
 
 def fold_stem(
-    conv: Conv, tensors: Tensors, scale: Array, shift: Array
+    folded: tuple[Array, Array], scale: Array, shift: Array
 ) -> tuple[Array, Array, Array]:
-    """Fold normalization and first convolution so that bfloat16 keeps 16 bits there.
+    """Fold normalization into the first convolution so that bfloat16 keeps 16 bits there.
 
     Pixels minus a whole number near their mean are exact in bfloat16 (8 bits), unlike
     normalized ones. What the whole number is off goes to one more channel, of ones: the
@@ -57,19 +57,15 @@ def fold_stem(
     OpenVINO 2026.4, 2026-11-21).
 
     Args:
-        conv: The layer, of C channels.
-        tensors: The `state_dict` that holds it.
+        folded: Weight and bias of the layer, of C channels, as `fold` gives them.
         scale: (C,) what a pixel is multiplied by in normalization.
         shift: (C,) what is added then.
 
     Returns:
         Weight (out, 2C + 2, height, width) and bias (out,) for twice the channels and the
         ones, and (2C + 2,) whole numbers to take from these.
-
-    Raises:
-        ModelFileError: A tensor is missing or of another shape.
     """
-    weight, bias = fold(conv, tensors)
+    weight, bias = folded
     center = np.round(-shift / scale)
     offset = (weight * (shift + center * scale)[:, None, None]).sum(axis=1, keepdims=True)
     weight = np.concatenate([weight * scale[:, None, None], offset], axis=1)

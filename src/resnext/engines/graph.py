@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from resnext import arch
 from resnext.arch import ArchSpec
+from resnext.engines import eightbits
 from resnext.engines.base import EMBEDDING, FEATURES, GRAPH_VERSION, IMAGE, LOGITS, Precision
 from resnext.engines.folding import fold, fold_stem, join_groups, narrow, take
 from resnext.errors import ModelFileError, counted
@@ -82,8 +83,7 @@ def build(
             not finite.
     """
     rounded = quantization if precision == "int8" else None
-    ranges = {} if rounded is None else rounded.ranges
-    builder = _Builder(tensors, ranges, group_width=group_width)
+    builder = _Builder(tensors, rounded or Quantization(ranges={}), group_width=group_width)
     scale, shift = affine(preprocess)
     if scale.shape != (architecture.in_chans,):
         raise ModelFileError(
@@ -183,11 +183,10 @@ def serialized(model: onnx.ModelProto) -> Iterator[bytes | Path]:
 class _Builder:
     """Collects the nodes and weights of one graph; a value is known by its node's name."""
 
-    def __init__(
-        self, tensors: Tensors, ranges: Mapping[str, tuple[float, float]], *, group_width: int
-    ) -> None:
+    def __init__(self, tensors: Tensors, quantization: Quantization, *, group_width: int) -> None:
         self.tensors = tensors
-        self.ranges = ranges
+        self.ranges = quantization.ranges
+        self.stored = quantization.weights
         self.group_width = group_width
         self.rounded: dict[str, str] = {}
         self.nodes: list[onnx.NodeProto] = []
@@ -203,7 +202,7 @@ class _Builder:
 
     def split_stem(self, conv: Conv, scale: Array, shift: Array) -> str:
         """Add normalization and first convolution as `fold_stem` has them."""
-        weight, bias, centers = fold_stem(conv, self.tensors, scale, shift)
+        weight, bias, centers = fold_stem(self._fold(conv), scale, shift)
         value = self._node("Transpose", "normalize.nchw", [IMAGE], perm=[0, 3, 1, 2])
         one = self._constant("normalize.one", np.array(1, np.uint8))
         pads = self._constant("normalize.pads", np.array([0, 0, 0, 0, 0, 1, 0, 0]))
@@ -250,17 +249,28 @@ class _Builder:
         value = self._node("Add", f"{block.name}.add", parts)
         return self._node("Relu", f"{block.name}.relu", [value])
 
+    def _fold(self, conv: Conv) -> tuple[Array, Array]:
+        weight, bias = fold(conv, self.tensors)
+        if f"{conv.name}.scale" not in self.stored:
+            return weight, bias
+        scale = self.stored[f"{conv.name}.scale"].astype(np.float64)
+        return weight * scale[:, None, None, None], bias * scale
+
     def _conv(self, conv: Conv, value: str, *, folded: tuple[Array, Array] | None = None) -> str:
-        weight, bias = folded or fold(conv, self.tensors)
-        weight, groups = join_groups(weight, conv.groups, width=self.group_width)
-        in_eight_bits = value in self.ranges
-        add_weight = self._rounded_weight if in_eight_bits else self._weight
-        inputs = [self._rounded(value), add_weight(f"{conv.name}.weight", weight)]
-        inputs.append(self._weight(f"{conv.name}.bias", bias))
+        if (value in self.ranges) != (f"{conv.name}.levels" in self.stored) and self.stored:
+            raise ModelFileError(
+                f"quantization: {conv.name} has levels and its input no range, or the reverse"
+            )
+        weight, bias = folded or self._fold(conv)
+        if value in self.ranges:
+            name, bias, groups = self._rounded_weight(conv, weight, bias)
+        else:
+            weight, groups = join_groups(weight, conv.groups, width=self.group_width)
+            name = self._weight(f"{conv.name}.weight", weight)
         value = self._node(
             "Conv",
             conv.name,
-            inputs,
+            [self._rounded(value), name, self._weight(f"{conv.name}.bias", bias)],
             kernel_shape=[conv.kernel_size] * 2,
             strides=[conv.stride] * 2,
             pads=[conv.padding] * 4,
@@ -343,16 +353,26 @@ class _Builder:
             )
         return self.rounded[value]
 
-    def _rounded_weight(self, name: str, weight: Array) -> str:
-        """Round a weight to 255 levels around zero, for each output channel its own."""
-        largest = np.abs(weight).max(axis=(1, 2, 3))
-        step = np.maximum(largest, np.finfo(np.float32).tiny) / 127
+    def _rounded_weight(self, conv: Conv, weight: Array, bias: Array) -> tuple[str, Array, int]:
+        """Add a weight in 255 levels around zero, for each output channel its own.
+
+        Returns:
+            Its name, the bias, and the number of groups.
+        """
+        name = f"{conv.name}.weight"
+        if self.stored:
+            levels, step, bias = (
+                self.stored[f"{conv.name}.{part}"] for part in ("levels", "step", "bias")
+            )
+        else:
+            step = eightbits.steps(weight)
+            levels = eightbits.nearest(weight, step)
         self._weight(f"{name}.step", step)
-        levels = np.rint(weight / step[:, None, None, None]).astype(np.int8)
+        levels, groups = join_groups(levels, conv.groups, width=self.group_width)
         self._constant(f"{name}.levels", levels)
         self._constant(f"{name}.zero", np.zeros(len(step), np.int8))
         parts = [f"{name}.{part}" for part in ("levels", "step", "zero")]
-        return self._node("DequantizeLinear", name, parts, axis=0)
+        return self._node("DequantizeLinear", name, parts, axis=0), bias, groups
 
     def _weight(self, name: str, value: Array) -> str:
         return self._constant(name, narrow(name, value))

@@ -190,7 +190,9 @@ def describe(local: LocalModel, *, feature_maps: bool = False) -> GraphSource:
                 "architecture": [architecture.name, architecture.num_classes],
                 "preprocess": [preprocess.input_size, preprocess.mean, preprocess.std],
                 **({"outputs": "feature maps"} if feature_maps else {}),
+                # Rounded weights are in the file, whose hash is above.
                 **({"ranges": dict(eight_bits.ranges)} if eight_bits else {}),
+                **({"rounded": len(eight_bits.weights)} if eight_bits else {}),
             }
         ),
     )

@@ -1,0 +1,37 @@
+"""8-bit weights: 255 levels around zero, for each output channel its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resnext.quantization import MOST
+
+Array = npt.NDArray[Any]
+
+
+def steps(weight: Array) -> Array:
+    """Return the step between levels for each output channel: its largest weight is a level.
+
+    Args:
+        weight: (out, ...) weights.
+    """
+    largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim)))
+    found: Array = np.maximum(largest, np.finfo(np.float32).tiny) / MOST
+    return found
+
+
+def nearest(weight: Array, step: Array) -> Array:
+    """Round weights to the nearest level.
+
+    Args:
+        weight: (out, ...) weights.
+        step: (out,) steps.
+
+    Returns:
+        int8 levels.
+    """
+    by_channel = step.reshape(-1, *[1] * (weight.ndim - 1))
+    return np.clip(np.rint(weight / by_channel), -MOST, MOST).astype(np.int8)
