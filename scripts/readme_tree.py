@@ -24,6 +24,7 @@ checkpoints checkpoints.keymaps checkpoints.timmnames checkpoints.timmconfig
 checkpoints.pickles checkpoints.reader
 hub hub.downloads hub.cache hub.origins weights
 results results.formats results.pages results.outputs results.parquet results.sinks
+kernels kernels.tuning kernels.launch kernels.pointwise kernels.grouped kernels.fused
 engines engines.base engines.graph engines.compiled engines.openvino engines.ort
 modules network engines.eager engines.tuning engines.select
 prefetch classifier

@@ -1,0 +1,374 @@
+"""[torch] The grouped 3x3 convolution: several groups in each tile.
+
+A group has 4 to 32 channels, a tensor core works on 16 and more at once. So a tile takes as
+many groups as fit side by side, and its weights are block-diagonal: the zeros cost products
+that are cheap, where memory is the limit, and change no sum. Groups wider than a tile are
+split by output channel instead. `Layout` is this arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from resnext.errors import ConfigError
+from resnext.kernels import launch
+from resnext.kernels.pointwise import finish, multiply
+from resnext.kernels.tuning import Config
+
+TAPS = 9
+NARROW, WIDE = 32, 64  # channels of a tile: for groups of at most 32 channels, and of more
+
+# Output pixels of a program, warps, stages; the likeliest first.
+_TILES = (
+    (128, 4, 3),
+    (128, 8, 3),
+    (128, 4, 5),
+    (64, 4, 4),
+    (256, 8, 3),
+    (32, 4, 4),
+    (16, 2, 4),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the channels of a grouped convolution lie in tiles.
+
+    Args:
+        channels: Channels in and out, C.
+        groups: Number of groups.
+    """
+
+    channels: int
+    groups: int
+
+    @property
+    def group_width(self) -> int:
+        """Channels of a group."""
+        return self.channels // self.groups
+
+    @property
+    def tile(self) -> int:
+        """Output channels of a tile, a power of two; some are padding in odd widths."""
+        width = self.group_width
+        if width <= WIDE:
+            return NARROW if width <= NARROW else WIDE
+        return next((tile for tile in (128, 64) if width % tile == 0), NARROW)
+
+    @property
+    def parts(self) -> int:
+        """Tiles that share a group; 1 where a tile has whole groups."""
+        return -(-self.group_width // self.tile)
+
+    @property
+    def step(self) -> int:
+        """Channels that a tile takes of the input, or its parts together: whole groups."""
+        return max(self.tile // self.group_width, 1) * self.group_width
+
+    @property
+    def tiles(self) -> int:
+        """Number of tiles."""
+        if self.parts > 1:
+            return self.groups * self.parts
+        return -(-self.channels // self.step)
+
+    @property
+    def block_k(self) -> int:
+        """Input channels of one step."""
+        return min(self.tile, WIDE)
+
+    @property
+    def window(self) -> int:
+        """Input channels of a tile, a multiple of `block_k`; some may be padding."""
+        return -(-self.group_width // self.block_k) * self.block_k if self.parts > 1 else self.tile
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is padding."""
+        if self.parts > 1:
+            return self.group_width % self.tile == 0 and self.window == self.group_width
+        return self.channels == self.tiles * self.tile
+
+
+def pack(weight: Tensor, *, groups: int) -> Tensor:
+    """Lay out the filters of a grouped 3x3 convolution for `grouped3x3`.
+
+    Args:
+        weight: (C, C/groups, 3, 3), as in torch.
+        groups: Number of groups.
+
+    Returns:
+        (tiles, 9, outputs, inputs): for each tile and tap a matrix, block-diagonal where it
+        holds several groups.
+
+    Raises:
+        ConfigError: The shape is not that of a grouped 3x3 convolution.
+    """
+    channels = weight.shape[0]
+    layout = make_layout(channels, groups)
+    width, tile = layout.group_width, layout.tile
+    if tuple(weight.shape) != (channels, width, 3, 3):
+        raise ConfigError(
+            f"the filters are {tuple(weight.shape)}; expected {(channels, width, 3, 3)}"
+        )
+    taps = weight.permute(0, 2, 3, 1).reshape(channels, TAPS, width)
+    packed = weight.new_zeros((layout.tiles, TAPS, tile, layout.window))
+    for first in range(0, channels, width):  # the first channel of a group
+        for part in range(layout.parts):
+            begin, end = first + part * tile, min(first + (part + 1) * tile, first + width)
+            index, offset = first // width * layout.parts + part, 0
+            if layout.parts == 1:
+                index, offset = divmod(first, layout.step)
+            block = packed[index, :, offset : offset + end - begin, offset : offset + width]
+            block.copy_(taps[begin:end].transpose(0, 1))
+    return packed
+
+
+def make_layout(channels: int, groups: int) -> Layout:
+    """Return the layout of so many channels and groups.
+
+    Raises:
+        ConfigError: They do not divide.
+    """
+    if groups < 1 or channels % groups:
+        raise ConfigError(f"{channels} channels do not divide into {groups} groups")
+    return Layout(channels, groups)
+
+
+@triton.jit
+def split_tile(
+    index: tl.tensor,
+    channels: tl.tensor,
+    step: tl.tensor,
+    TILE: tl.constexpr,
+    PARTS: tl.constexpr,
+) -> tl.tensor:
+    """Return a tile's first output and input channel, and its number of each."""
+    if PARTS > 1:
+        inputs, part = index // PARTS * step, index % PARTS
+        return inputs + part * TILE, inputs, tl.minimum(step - part * TILE, TILE), step
+    first = index * step
+    count = tl.minimum(channels - first, step)
+    return first, first, count, count
+
+
+@triton.jit
+def locate(m: tl.tensor, pixels: tl.tensor, height: tl.tensor, width: tl.tensor) -> tl.tensor:
+    """Return picture, row and column of the m-th pixel; picture -1 beyond the last."""
+    row = m // width
+    return tl.where(m < pixels, row // height, -1), row % height, m % width
+
+
+@triton.jit
+def convolve_tile(
+    x: tl.tensor,
+    packed: tl.tensor,
+    total: tl.tensor,
+    picture: tl.tensor,
+    row: tl.tensor,
+    column: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    channels: tl.tensor,
+    first_channel: tl.tensor,
+    count: tl.tensor,
+    BLOCK_M: tl.constexpr,
+    TILE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    EXACT: tl.constexpr,
+    PRECISION: tl.constexpr,
+) -> tl.tensor:
+    """Add the nine taps of one tile of channels to `total`, BLOCK_M pixels x TILE channels.
+
+    `row` and `column` are the input's, of each pixel's centre tap; `picture` is negative
+    beyond the last pixel. Every tap reads the pixels again, so all but the first should
+    find them in the first-level cache (`.ca`): beyond it, nine readings are more than
+    L2 can give.
+    """
+    k = tl.arange(0, BLOCK_K)
+    n = tl.arange(0, TILE)
+    # 64 bits, as large batches have more than 2^31 elements.
+    centre = ((picture * height + row) * width + column).to(tl.int64) * channels + first_channel
+    weight_at = packed + n[:, None] * WINDOW + k[None, :]
+    steps: tl.constexpr = WINDOW // BLOCK_K
+    for step in range(9 * steps):
+        tap = step // steps
+        start = step % steps * BLOCK_K
+        down, right = tap // 3 - 1, tap % 3 - 1
+        inside = (picture >= 0) & (row + down >= 0) & (row + down < height)
+        inside = (inside & (column + right >= 0) & (column + right < width))[:, None]
+        if not EXACT:  # a neighbour's channel may be NaN, and NaN times 0 is
+            inside = inside & (start + k < count)[None, :]
+        shift = (down * width + right) * channels + start
+        pixels = tl.load(
+            x + (centre + shift)[:, None] + k[None, :],
+            mask=inside,
+            other=0.0,
+            cache_modifier=".ca",
+        )
+        filters = tl.load(weight_at + tap * (TILE * WINDOW) + start)
+        total = multiply(pixels, filters, total, PRECISION)
+    return total
+
+
+@triton.jit
+def _grouped(
+    x: tl.tensor,
+    packed: tl.tensor,
+    bias: tl.tensor,
+    out: tl.tensor,
+    pixels: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    out_height: tl.tensor,
+    out_width: tl.tensor,
+    channels: tl.tensor,
+    step: tl.tensor,
+    tiles: tl.tensor,
+    STRIDE: tl.constexpr,
+    RELU: tl.constexpr,
+    PRECISION: tl.constexpr,
+    TILE: tl.constexpr,
+    PARTS: tl.constexpr,
+    WINDOW: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    EXACT: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+) -> None:
+    """Compute BLOCK_M pixels x one tile of channels of the output.
+
+    Plan: the sum stays in registers (float32); for each tap, the tile's channels of the
+    shifted pixels and a TILE x TILE matrix of weights pass through shared memory. Programs
+    of the same pixels and other channels run at the same time, so that whole rows of memory
+    are read. Traffic: every input and output element once, and 9*TILE*C weights.
+    """
+    program = tl.program_id(0)
+    index = program % tiles
+    m = program // tiles * BLOCK_M + tl.arange(0, BLOCK_M)
+    outputs, inputs, output_count, input_count = split_tile(index, channels, step, TILE, PARTS)
+    picture, row, column = locate(m, pixels, out_height, out_width)
+    total = convolve_tile(
+        x,
+        packed + index.to(tl.int64) * (9 * TILE * WINDOW),
+        tl.full((BLOCK_M, TILE), 0, tl.float32),
+        picture,
+        row * STRIDE,
+        column * STRIDE,
+        height,
+        width,
+        channels,
+        inputs,
+        input_count,
+        BLOCK_M,
+        TILE,
+        WINDOW,
+        BLOCK_K,
+        EXACT,
+        PRECISION,
+    )
+    n = outputs + tl.arange(0, TILE)
+    end = channels
+    if not EXACT:  # else the same, but Triton would not know that 16 bytes can be written at once
+        end = outputs + output_count
+    finish(total, bias, out, out, m, n, pixels, end, channels, RELU, False)
+
+
+def grouped3x3(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor,
+    *,
+    groups: int,
+    stride: int = 1,
+    relu: bool = True,
+) -> Tensor:
+    """Convolve groups of channels with 3x3 filters, padding 1; add the bias; apply ReLU.
+
+    Args:
+        x: (N, H, W, C), contiguous; bfloat16, float16 or float32.
+        packed: What `pack` made of the filters, of the same type.
+        bias: (C,), float32.
+        groups: Number of groups.
+        stride: 1 or 2.
+        relu: Whether negative sums become 0.
+
+    Returns:
+        (N, Ho, Wo, C), of the input's type; sums are float32. Products of float32 are
+        rounded as `torch.set_float32_matmul_precision` says.
+
+    Raises:
+        ConfigError: A tensor has another shape, type or layout.
+    """
+    batch, height, width, channels = launch.check_input(x)
+    launch.check_stride(stride)
+    layout = make_layout(channels, groups)
+    check_packed(packed, layout, x.dtype)
+    launch.check("bias", bias, (channels,), torch.float32)
+    out_height, out_width = (launch.output_size(side, stride) for side in (height, width))
+    out = x.new_empty((batch, out_height, out_width, channels))
+    pixels = batch * out_height * out_width
+    if not out.numel():
+        return out
+    arguments: dict[str, Any] = {
+        "x": x,
+        "packed": packed,
+        "bias": bias,
+        "out": out,
+        "pixels": pixels,
+        "height": height,
+        "width": width,
+        "out_height": out_height,
+        "out_width": out_width,
+        "channels": channels,
+        "step": layout.step,
+        "tiles": layout.tiles,
+        "STRIDE": stride,
+        "RELU": relu,
+        "PRECISION": launch.precision(x.dtype),
+        **constants(layout),
+    }
+    launch.run(
+        _grouped,
+        arguments,
+        lambda config: -(-pixels // config["BLOCK_M"]) * layout.tiles,
+        key=f"grouped3x3 {launch.bucket(pixels)}x{channels} groups {groups} stride {stride}"
+        f" {x.dtype}",
+        configs=configs(pixels),
+    )
+    return out
+
+
+def check_packed(packed: Tensor, layout: Layout, dtype: torch.dtype) -> None:
+    """Refuse filters that `pack` did not make for these channels.
+
+    Raises:
+        ConfigError: They have another shape or type.
+    """
+    launch.check("packed", packed, (layout.tiles, TAPS, layout.tile, layout.window), dtype)
+
+
+def constants(layout: Layout) -> dict[str, int]:
+    """Return a kernel's compile-time parameters that the layout determines."""
+    return {
+        "TILE": layout.tile,
+        "PARTS": layout.parts,
+        "WINDOW": layout.window,
+        "BLOCK_K": layout.block_k,
+        "EXACT": int(layout.exact),
+    }
+
+
+def configs(pixels: int) -> list[Config]:
+    """List the configurations worth trying for so many output pixels, likeliest first."""
+    tiles = [tile for tile in _TILES if tile[0] < 2 * pixels]
+    return [
+        {"BLOCK_M": block_m, "num_warps": warps, "num_stages": stages}
+        for block_m, warps, stages in tiles or _TILES[-1:]
+    ]
