@@ -1,6 +1,6 @@
 """Compile every kernel for a GPU that need not be here; say what each takes and uses.
 
-`python benchmarks/kernel_resources.py [--model NAME] [--capability 90] [--all] [-o FILE]`:
+`python benchmarks/kernel_resources.py [--model NAME] [--capability 90] [-o FILE]`:
 registers and spilled bytes a thread, shared memory a program, and whether the products are
 `wgmma` (Hopper's), `mma` or none of the tensor cores'.
 """
@@ -77,6 +77,7 @@ def resources(
         "products": sorted({_short(name) for name in products}),
         "cached_copies": ptx.count("cp.async.ca"),
         "copies": ptx.count("cp.async.c"),
+        "in_flight": max(map(int, re.findall(r"async_wait.*num = (\d+)", compiled.asm["ttgir"]))),
     }
 
 
@@ -86,7 +87,12 @@ def _short(instruction: str) -> str:
 
 
 def collect(
-    model: str, capability: int, *, all_configs: bool, dtype: torch.dtype = torch.bfloat16
+    model: str,
+    capability: int,
+    *,
+    all_configs: bool = False,
+    dtype: torch.dtype = torch.bfloat16,
+    only: str = "",
 ) -> list[dict[str, Any]]:
     """Compile what a network calls at batch 256; return a row for each kernel and config."""
     rows: list[dict[str, Any]] = []
@@ -110,6 +116,8 @@ def collect(
     original, launch.run = launch.run, run
     try:
         for layer in calls(arch.parse(model), batch=256):
+            if only and layer.kind != only:
+                continue
             call(layer, dtype=dtype, device="meta")
     finally:
         launch.run = original
@@ -122,6 +130,7 @@ def main() -> int:
     parser.add_argument("--model", default="resnext50_32x4d")
     parser.add_argument("--capability", type=int, default=90)
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    parser.add_argument("--only", default="", help="pointwise, grouped3x3 or grouped_pointwise")
     parser.add_argument("--all", action="store_true", help="all configurations, not the first")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
@@ -130,6 +139,7 @@ def main() -> int:
         options.capability,
         all_configs=options.all,
         dtype=getattr(torch, options.dtype),
+        only=options.only,
     )
     for row in rows:
         blocks = " ".join(
@@ -141,7 +151,7 @@ def main() -> int:
             f"{row['key']:72s} {blocks:60s} {row['registers']:4d} registers"
             f" {row['stack_bytes']:5d} B stack {row['shared_bytes'] / 1024:6.1f} KiB shared"
             f" {', '.join(row['products']) or 'no tensor cores'}"
-            f" {row['cached_copies']}/{row['copies']} copies through L1"
+            f" {row['cached_copies']}/{row['copies']} copies by L1, {row['in_flight']} in flight"
         )
     if options.output:
         options.output.write_text(json.dumps(rows, indent=1) + "\n")

@@ -18,14 +18,14 @@ from resnext.kernels import launch
 from resnext.kernels.grouped import (
     WIDE,
     Layout,
+    add_tap,
     check_packed,
     constants,
-    convolve_tile,
     locate,
     make_layout,
     split_tile,
 )
-from resnext.kernels.pointwise import finish, multiply
+from resnext.kernels.pointwise import begin, finish, multiply
 from resnext.kernels.tuning import Config
 
 MOST_OUTPUTS = 512  # 64 pixels of them in float32 are half the registers of a multiprocessor
@@ -33,7 +33,7 @@ MOST_OUTPUTS = 512  # 64 pixels of them in float32 are half the registers of a m
 # Output pixels, warps, stages, by output channels: the sums take pixels x outputs / (32 x
 # warps) registers a thread, of 255.
 _TILES = {
-    256: ((64, 4, 4), (128, 8, 3), (64, 4, 3), (128, 8, 4), (32, 4, 4), (16, 4, 4)),
+    256: ((64, 4, 4), (128, 8, 3), (64, 8, 3), (64, 4, 3), (128, 8, 4), (32, 4, 4), (16, 4, 4)),
     512: ((64, 8, 3), (64, 8, 4), (32, 8, 4), (32, 4, 4), (16, 4, 4)),
 }
 
@@ -51,6 +51,35 @@ def fits(channels: int, outputs: int, *, groups: int, dtype: torch.dtype) -> boo
         return False
     layout = Layout(channels, groups)
     return layout.group_width <= WIDE and layout.exact
+
+
+@triton.jit
+def add_piece(
+    inner: tl.tensor,
+    total: tl.tensor,
+    bias3: tl.tensor,
+    weight: tl.tensor,
+    tile: tl.tensor,
+    channels: tl.tensor,
+    columns: tl.tensor,
+    TILE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    EXACT: tl.constexpr,
+    PRECISION: tl.constexpr,
+) -> tl.tensor:
+    """End the 3x3 convolution of a tile of channels; add its share of the 1x1 to `total`."""
+    first, _, count, _ = tile
+    k = tl.arange(0, TILE)
+    n = tl.arange(0, BLOCK_N)
+    inner += tl.load(bias3 + first + k, mask=k < count, other=0.0)[None, :]
+    between = tl.where(inner < 0, 0.0, inner).to(weight.dtype.element_ty)
+    # The columns beyond the last are computed from the first, and never stored.
+    row_at = weight + tl.where(n < columns, n, 0) * channels + first
+    if EXACT:
+        piece = tl.load(row_at[:, None] + k[None, :])
+    else:
+        piece = tl.load(row_at[:, None] + k[None, :], mask=(k < count)[None, :], other=0.0)
+    return multiply(between, piece, total, PRECISION)
 
 
 @triton.jit
@@ -93,43 +122,45 @@ def _grouped_pointwise(
     """
     m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.arange(0, BLOCK_N)
-    k = tl.arange(0, TILE)
-    picture, row, column = locate(m, pixels, out_height, out_width)
-    total = tl.full((BLOCK_M, BLOCK_N), 0, tl.float32)
-    filters = packed
-    for index in range(tiles):
-        outputs, inputs, output_count, input_count = split_tile(index, channels, step, TILE, PARTS)
-        inner = convolve_tile(
+    shape = (height, width, channels)
+    place = locate(m, pixels, out_height, out_width, shape, STRIDE)
+    total = begin(residual, m, n, pixels, columns, BLOCK_M, BLOCK_N, RESIDUAL)
+    inner = tl.full((BLOCK_M, TILE), 0, tl.float32)
+    # One loop for tiles and taps: the copies of the next tile begin before the end of this.
+    taps: tl.constexpr = 9 * (WINDOW // BLOCK_K)
+    for number in range(tiles * taps):
+        index, tap = number // taps, number % taps
+        tile = split_tile(index, channels, step, TILE, PARTS)
+        inner = add_tap(
             x,
-            filters,
-            tl.full((BLOCK_M, TILE), 0, tl.float32),
-            picture,
-            row * STRIDE,
-            column * STRIDE,
-            height,
-            width,
-            channels,
-            inputs,
-            input_count,
-            BLOCK_M,
+            packed + index * (9 * TILE * WINDOW),
+            inner,
+            place,
+            shape,
+            tile,
+            tap,
             TILE,
             WINDOW,
             BLOCK_K,
             EXACT,
             PRECISION,
         )
-        inner += tl.load(bias3 + outputs + k, mask=k < output_count, other=0.0)[None, :]
-        inner = tl.where(inner < 0, 0.0, inner)
-        # The columns beyond the last are computed from the first, and never stored.
-        weight_at = weight + tl.where(n < columns, n, 0)[:, None] * channels + outputs + k[None, :]
-        if EXACT:
-            piece = tl.load(weight_at)
-        else:
-            piece = tl.load(weight_at, mask=(k < output_count)[None, :], other=0.0)
-        total = multiply(inner.to(x.dtype.element_ty), piece, total, PRECISION)
-        filters += 9 * TILE * WINDOW
-
-    finish(total, bias, residual, out, m, n, pixels, columns, columns, RELU, RESIDUAL)
+        if tap == taps - 1:
+            total = add_piece(
+                inner,
+                total,
+                bias3,
+                weight,
+                tile,
+                channels,
+                columns,
+                TILE,
+                BLOCK_N,
+                EXACT,
+                PRECISION,
+            )
+            inner = tl.full((BLOCK_M, TILE), 0, tl.float32)
+    finish(total, bias, out, m, n, pixels, columns, columns, RELU)
 
 
 def grouped_pointwise(

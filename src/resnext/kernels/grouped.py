@@ -159,63 +159,66 @@ def split_tile(
 
 
 @triton.jit
-def locate(m: tl.tensor, pixels: tl.tensor, height: tl.tensor, width: tl.tensor) -> tl.tensor:
-    """Return picture, row and column of the m-th pixel; picture -1 beyond the last."""
-    row = m // width
-    return tl.where(m < pixels, row // height, -1), row % height, m % width
+def locate(
+    m: tl.tensor,
+    pixels: tl.tensor,
+    out_height: tl.tensor,
+    out_width: tl.tensor,
+    shape: tl.tensor,
+    STRIDE: tl.constexpr,
+) -> tl.tensor:
+    """Return the centre tap of the m-th output pixel: its offset in elements, row and column.
+
+    Beyond the last pixel the row is one that no tap brings back into the picture.
+    """
+    height, width, channels = shape
+    row, column = m // out_width, m % out_width * STRIDE
+    picture, row = row // out_height, row % out_height * STRIDE
+    # 64 bits, as large batches have more than 2^31 elements.
+    centre = ((picture * height + row) * width + column).to(tl.int64) * channels
+    return centre, tl.where(m < pixels, row, -2), column
 
 
 @triton.jit
-def convolve_tile(
+def add_tap(
     x: tl.tensor,
-    packed: tl.tensor,
+    filters: tl.tensor,
     total: tl.tensor,
-    picture: tl.tensor,
-    row: tl.tensor,
-    column: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
-    channels: tl.tensor,
-    first_channel: tl.tensor,
-    count: tl.tensor,
-    BLOCK_M: tl.constexpr,
+    place: tl.tensor,
+    shape: tl.tensor,
+    tile: tl.tensor,
+    step: tl.tensor,
     TILE: tl.constexpr,
     WINDOW: tl.constexpr,
     BLOCK_K: tl.constexpr,
     EXACT: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> tl.tensor:
-    """Add the nine taps of one tile of channels to `total`, BLOCK_M pixels x TILE channels.
+    """Add one step of a tile's product, BLOCK_K channels of a tap, to `total`.
 
-    `row` and `column` are the input's, of each pixel's centre tap; `picture` is negative
-    beyond the last pixel. Every tap reads the pixels again, so all but the first should
-    find them in the first-level cache (`.ca`): beyond it, nine readings are more than
-    L2 can give.
+    `place` is from `locate`, `tile` from `split_tile`, `shape` the input's height, width and
+    channels. Every tap reads the pixels again, so all but the first should find them in the
+    first-level cache (`.ca`): nine readings are more than L2 gives.
     """
+    centre, row, column = place
+    height, width, channels = shape
     k = tl.arange(0, BLOCK_K)
     n = tl.arange(0, TILE)
-    # 64 bits, as large batches have more than 2^31 elements.
-    centre = ((picture * height + row) * width + column).to(tl.int64) * channels + first_channel
-    weight_at = packed + n[:, None] * WINDOW + k[None, :]
-    steps: tl.constexpr = WINDOW // BLOCK_K
-    for step in range(9 * steps):
-        tap = step // steps
-        start = step % steps * BLOCK_K
-        down, right = tap // 3 - 1, tap % 3 - 1
-        inside = (picture >= 0) & (row + down >= 0) & (row + down < height)
-        inside = (inside & (column + right >= 0) & (column + right < width))[:, None]
-        if not EXACT:  # a neighbour's channel may be NaN, and NaN times 0 is
-            inside = inside & (start + k < count)[None, :]
-        shift = (down * width + right) * channels + start
-        pixels = tl.load(
-            x + (centre + shift)[:, None] + k[None, :],
-            mask=inside,
-            other=0.0,
-            cache_modifier=".ca",
-        )
-        filters = tl.load(weight_at + tap * (TILE * WINDOW) + start)
-        total = multiply(pixels, filters, total, PRECISION)
-    return total
+    tap, start = step // (WINDOW // BLOCK_K), step % (WINDOW // BLOCK_K) * BLOCK_K
+    down, right = tap // 3 - 1, tap % 3 - 1
+    inside = (row + down >= 0) & (row + down < height)
+    inside = (inside & (column + right >= 0) & (column + right < width))[:, None]
+    if not EXACT:  # a neighbour's channel may be NaN, and NaN times 0 is
+        inside = inside & (start + k < tile[3])[None, :]
+    shift = (down * width + right) * channels + tile[1] + start
+    pixels = tl.load(
+        x + (centre + shift)[:, None] + k[None, :],
+        mask=inside,
+        other=0.0,
+        cache_modifier=".ca",
+    )
+    weights = tl.load(filters + (tap * TILE + n[:, None]) * WINDOW + start + k[None, :])
+    return multiply(pixels, weights, total, PRECISION)
 
 
 @triton.jit
@@ -252,32 +255,31 @@ def _grouped(
     program = tl.program_id(0)
     index = program % tiles
     m = program // tiles * BLOCK_M + tl.arange(0, BLOCK_M)
-    outputs, inputs, output_count, input_count = split_tile(index, channels, step, TILE, PARTS)
-    picture, row, column = locate(m, pixels, out_height, out_width)
-    total = convolve_tile(
-        x,
-        packed + index.to(tl.int64) * (9 * TILE * WINDOW),
-        tl.full((BLOCK_M, TILE), 0, tl.float32),
-        picture,
-        row * STRIDE,
-        column * STRIDE,
-        height,
-        width,
-        channels,
-        inputs,
-        input_count,
-        BLOCK_M,
-        TILE,
-        WINDOW,
-        BLOCK_K,
-        EXACT,
-        PRECISION,
-    )
-    n = outputs + tl.arange(0, TILE)
+    tile = split_tile(index, channels, step, TILE, PARTS)
+    shape = (height, width, channels)
+    place = locate(m, pixels, out_height, out_width, shape, STRIDE)
+    filters = packed + index.to(tl.int64) * (9 * TILE * WINDOW)
+    total = tl.full((BLOCK_M, TILE), 0, tl.float32)
+    for tap in range(9 * (WINDOW // BLOCK_K)):
+        total = add_tap(
+            x,
+            filters,
+            total,
+            place,
+            shape,
+            tile,
+            tap,
+            TILE,
+            WINDOW,
+            BLOCK_K,
+            EXACT,
+            PRECISION,
+        )
+    n = tile[0] + tl.arange(0, TILE)
     end = channels
     if not EXACT:  # else the same, but Triton would not know that 16 bytes can be written at once
-        end = outputs + output_count
-    finish(total, bias, out, out, m, n, pixels, end, channels, RELU, False)
+        end = tile[0] + tile[2]
+    finish(total, bias, out, m, n, pixels, end, channels, RELU)
 
 
 def grouped3x3(

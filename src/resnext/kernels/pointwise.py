@@ -41,10 +41,32 @@ def multiply(
 
 
 @triton.jit
+def begin(
+    residual: tl.tensor,
+    m: tl.tensor,
+    n: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+) -> tl.tensor:
+    """Return what the sums of a tile start from: the residual, or zeros.
+
+    Before the product its latency is hidden, and its addresses need no registers beside the
+    sums: with it at the end, Triton 3.9 took 174 registers a thread where this takes 128.
+    """
+    if not RESIDUAL:
+        return tl.full((BLOCK_M, BLOCK_N), 0, tl.float32)
+    at = m.to(tl.int64)[:, None] * columns + n[None, :]
+    inside = (m < rows)[:, None] & (n < columns)[None, :]
+    return tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def finish(
     total: tl.tensor,
     bias: tl.tensor,
-    residual: tl.tensor,
     out: tl.tensor,
     m: tl.tensor,
     n: tl.tensor,
@@ -52,20 +74,17 @@ def finish(
     end: tl.tensor,
     columns: tl.tensor,
     RELU: tl.constexpr,
-    RESIDUAL: tl.constexpr,
 ) -> None:
-    """Add bias and residual to a tile, apply ReLU, write it.
+    """Add the bias to a tile, apply ReLU, write it.
 
     `m` and `n` are its rows and columns of the output, which has `columns` of them; `rows`
     and `end` are where padding begins.
     """
     total += tl.load(bias + n, mask=n < end, other=0.0)[None, :]
-    at = m.to(tl.int64)[:, None] * columns + n[None, :]
-    inside = (m < rows)[:, None] & (n < end)[None, :]
-    if RESIDUAL:
-        total += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
     if RELU:
         total = tl.where(total < 0, 0.0, total)  # keeps NaN, as torch does
+    at = m.to(tl.int64)[:, None] * columns + n[None, :]
+    inside = (m < rows)[:, None] & (n < end)[None, :]
     tl.store(out + at, total.to(out.dtype.element_ty), mask=inside)
 
 
@@ -124,8 +143,8 @@ def _pointwise(
     x_at = x + pixel.to(tl.int64)[:, None] * depth + k[None, :]
     weight_at = weight + channel.to(tl.int64)[:, None] * depth + k[None, :]
 
-    # 3. The product.
-    total = tl.full((BLOCK_M, BLOCK_N), 0, tl.float32)
+    # 3. The product, upon the residual.
+    total = begin(residual, m, n, rows, columns, BLOCK_M, BLOCK_N, RESIDUAL)
     for start in range(0, depth, BLOCK_K):
         if EVEN_K:
             left, right = tl.load(x_at), tl.load(weight_at)
@@ -136,8 +155,8 @@ def _pointwise(
         x_at += BLOCK_K
         weight_at += BLOCK_K
 
-    # 4. Bias, residual and ReLU on the registers, and the only write.
-    finish(total, bias, residual, out, m, n, rows, columns, columns, RELU, RESIDUAL)
+    # 4. Bias and ReLU on the registers, and the only write.
+    finish(total, bias, out, m, n, rows, columns, columns, RELU)
 
 
 def pointwise(
