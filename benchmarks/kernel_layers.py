@@ -88,25 +88,27 @@ class Call:
         return max(2 * self.issued_macs / flops, self.num_bytes(element_size) / bandwidth)
 
 
-def calls(spec: ArchSpec, *, batch: int, fused: bool = True) -> list[Call]:
+def calls(spec: ArchSpec, *, batch: int, dtype: torch.dtype = torch.bfloat16) -> list[Call]:
     """List the kernel calls of a network's blocks, alike ones once, with how many there are.
+
+    Fused calls are among them where they fit; each stands for two others.
 
     Args:
         spec: The network, of the plain variant.
         batch: Pictures.
-        fused: Whether to list the fused calls as well; they stand for two others.
+        dtype: Of the tensors.
     """
     found: dict[Call, int] = {}
     size = spec.input_size // (1 if spec.stem == "cifar" else 4)
     for block in (layer for layer in layers(spec) if isinstance(layer, Block)):
-        made = _block_calls(block, batch, size, fused=fused)
+        made = _block_calls(block, batch, size, dtype)
         for one in made:
             found[one] = found.get(one, 0) + 1
         size = made[1].out_size
     return [replace(one, count=count) for one, count in found.items()]
 
 
-def _block_calls(block: Block, batch: int, size: int, *, fused: bool) -> list[Call]:
+def _block_calls(block: Block, batch: int, size: int, dtype: torch.dtype) -> list[Call]:
     first, middle, last = (part for part in block.body if isinstance(part, Conv))
     width, stride = middle.out_channels, middle.stride
     inner = (size - 1) // stride + 1
@@ -127,7 +129,7 @@ def _block_calls(block: Block, batch: int, size: int, *, fused: bool) -> list[Ca
         ),
     ]
     outs = last.out_channels
-    if fused and fits(width, outs, groups=middle.groups, dtype=torch.bfloat16):
+    if fits(width, outs, groups=middle.groups, dtype=dtype):
         merged = {"kind": "grouped_pointwise", "outs": outs, "residual": True}
         found.append(replace(found[1], **merged))
     for shortcut in (part for part in block.shortcut if isinstance(part, Conv)):
@@ -151,6 +153,8 @@ def tensors(one: Call, *, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
     def random(*shape: int, fan_in: int = 1, kind: torch.dtype = dtype) -> Tensor:
         if device == "meta":
             return torch.empty(shape, dtype=kind, device=device)
+        if kind == torch.int8:
+            return torch.randint(-127, 128, shape, dtype=kind, device=device)
         return (torch.randn(shape, device=device) / fan_in**0.5).to(kind)
 
     width, out = one.ins // one.groups, (one.batch, one.out_size, one.out_size, one.outs)
@@ -163,6 +167,8 @@ def tensors(one: Call, *, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
         found["bias"] = random(one.outs, kind=torch.float32)
     if one.residual:
         found["residual"] = random(*out)
+    if dtype == torch.int8:
+        found["scale"] = torch.full((one.outs,), 1e-3, device=device)
     return found
 
 
@@ -173,15 +179,27 @@ def call(one: Call, *, dtype: torch.dtype, device: str) -> Tensor:
 
 def prepared(one: Call, given: dict[str, Tensor]) -> Any:
     """Return what runs the call on these tensors, the filters packed."""
-    x, residual = given["x"], given.get("residual")
+    x, residual, scale = given["x"], given.get("residual"), given.get("scale")
     if one.kind == "pointwise":
         return lambda: pointwise(
-            x, given["weight"], given["bias"], residual=residual, relu=one.relu, stride=one.stride
+            x,
+            given["weight"],
+            given["bias"],
+            residual=residual,
+            relu=one.relu,
+            stride=one.stride,
+            scale=scale,
         )
     packed = pack(given["filters"], groups=one.groups)
     if one.kind == "grouped3x3":
         return lambda: grouped3x3(
-            x, packed, given["bias3"], groups=one.groups, stride=one.stride, relu=one.relu
+            x,
+            packed,
+            given["bias3"],
+            groups=one.groups,
+            stride=one.stride,
+            relu=one.relu,
+            scale=scale,
         )
     return lambda: grouped_pointwise(
         x,

@@ -115,7 +115,7 @@ def collect(
 
     original, launch.run = launch.run, run
     try:
-        for layer in calls(arch.parse(model), batch=256):
+        for layer in calls(arch.parse(model), batch=256, dtype=dtype):
             if only and layer.kind != only:
                 continue
             call(layer, dtype=dtype, device="meta")
@@ -129,7 +129,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="resnext50_32x4d")
     parser.add_argument("--capability", type=int, default=90)
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
+    parser.add_argument(
+        "--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32", "int8"]
+    )
     parser.add_argument("--only", default="", help="pointwise, grouped3x3 or grouped_pointwise")
     parser.add_argument("--all", action="store_true", help="all configurations, not the first")
     parser.add_argument("-o", "--output", type=Path)

@@ -35,6 +35,14 @@ def load(module: str) -> ModuleType:
     return found
 
 
+def skip_without_memory(*, gigabytes: int) -> None:
+    """Skip a test for a GPU where there is none, or none with so much memory free."""
+    if DEVICE != "cuda":
+        pytest.skip("there is no GPU")
+    if torch.cuda.mem_get_info()[0] < gigabytes * 1e9:
+        pytest.skip(f"the GPU has less than {gigabytes} GB free")
+
+
 def random(*shape: int, dtype: torch.dtype = torch.float32, scale: float = 1.0) -> torch.Tensor:
     """Draw a tensor on the device; the caller seeds torch."""
     return (torch.randn(shape) * scale).to(dtype).to(DEVICE)

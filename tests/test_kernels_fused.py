@@ -112,12 +112,19 @@ def test_it_says_what_it_is_meant_for() -> None:
     assert meant == [True, True, False, False]
     assert kernel.fits(256, 256, groups=32, dtype=torch.float16)
     assert not kernel.fits(128, 256, groups=32, dtype=torch.float32)
+    assert not kernel.fits(128, 256, groups=32, dtype=torch.int8)
     assert not kernel.fits(128, 256, groups=1, dtype=torch.float16)
     assert not kernel.fits(130, 256, groups=32, dtype=torch.float16)
 
 
 def test_no_pictures_give_no_pictures() -> None:
     assert _fused(_make((0, 4, 4), 8, 4, 64), 8, stride=2).shape == (0, 2, 2, 64)
+
+
+def test_int8_is_refused() -> None:
+    given = _make((1, 4, 4), 8, 4, 64)
+    with pytest.raises(ConfigError, match="the input is .*int8; expected"):
+        _fused(given | {"x": given["x"].to(torch.int8)}, 8)
 
 
 @pytest.mark.parametrize("name", ["bias3", "weight1", "bias1", "residual"])

@@ -82,6 +82,16 @@ def test_every_configuration_computes_the_same(
     _assert_right(*_make((2, 9, 11), 8, 8), 8)
 
 
+@pytest.mark.gpu
+def test_tensors_of_more_than_two_to_the_31_elements() -> None:
+    here.skip_without_memory(gigabytes=12)
+    x, filters, bias = _make((1, 64, 64), 16, 4, torch.bfloat16)
+    many, packed = x.expand(8200, -1, -1, -1).contiguous(), kernel.pack(filters, groups=16)
+    found = kernel.grouped3x3(many, packed, bias, groups=16)
+    assert found.numel() > 2**31
+    torch.testing.assert_close(found[-1:], kernel.grouped3x3(x, packed, bias, groups=16))
+
+
 @pytest.mark.parametrize(("groups", "width"), [(8, 4), (3, 12), (2, 96)])
 def test_nan_stays_in_its_group_and_its_neighbourhood(groups: int, width: int) -> None:
     x, filters, bias = _make((2, 5, 5), groups, width)
@@ -95,6 +105,33 @@ def test_nan_stays_in_its_group_and_its_neighbourhood(groups: int, width: int) -
         assert nans[0, 1:4, 1:4, width : 2 * width].all()
     assert not nans[1].any()
     assert not nans[0, 0].any()
+
+
+@pytest.mark.parametrize(("groups", "width"), [(16, 4), (4, 32), (3, 12), (2, 96)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_int8_is_scaled_by_channel_and_rounded(groups: int, width: int, stride: int) -> None:
+    x, filters, bias = _make((2, 5, 6), groups, width)
+    steps, step, out_step = filters.abs().amax((1, 2, 3)) / 127, 4 / 127, 4 / 127
+    each = steps[:, None, None, None]
+    x, filters = (
+        (values / size).round().clamp(-127, 127).to(torch.int8)
+        for values, size in ((x, step), (filters, each))
+    )
+    found = kernel.grouped3x3(
+        x,
+        kernel.pack(filters, groups=groups),
+        bias / out_step,
+        groups=groups,
+        stride=stride,
+        scale=step * steps / out_step,
+    )
+    exact = here.expected(
+        x.double() * step, filters.double() * each, bias, groups=groups, stride=stride
+    )
+    assert found.dtype == torch.int8
+    # Half a step, and what float32 adds where a value is between two.
+    assert ((found.cpu() * out_step - exact.clamp(max=4)).abs() < 0.501 * out_step).all()
+    assert found.max() > 40
 
 
 def test_packing_is_block_diagonal_and_loses_nothing() -> None:

@@ -77,6 +77,17 @@ def test_every_configuration_computes_the_same() -> None:
             torch.testing.assert_close(kernel.pointwise(x, weight, bias), wanted)
 
 
+@pytest.mark.gpu
+def test_tensors_of_more_than_two_to_the_31_elements() -> None:
+    here.skip_without_memory(gigabytes=15)
+    x, weight, bias = _make((1, 64, 64, 64), 64, torch.bfloat16)
+    many = x.expand(8200, -1, -1, -1).contiguous()
+    found = kernel.pointwise(many, weight, bias, residual=many)
+    assert found.numel() > 2**31
+    wanted = kernel.pointwise(x, weight, bias, residual=x)
+    torch.testing.assert_close(found[-1:], wanted)
+
+
 def test_nan_is_not_made_zero_and_stays_in_its_row() -> None:
     x, weight, bias = _make((1, 2, 2, 16), 16)
     x[0, 1, 0, 3] = float("nan")
@@ -100,6 +111,64 @@ def test_few_rows_get_small_tiles() -> None:
 def test_float32_has_half_the_depth_for_the_same_shared_memory() -> None:
     depths = [kernel.configs(10**5, 64, 256, element_size=size)[0]["BLOCK_K"] for size in (2, 4)]
     assert depths[0] == 2 * depths[1]
+
+
+def _quantized(values: Any, scale: Any) -> Any:
+    return (values / scale).round().clamp(-127, 127).to(torch.int8)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("relu", [True, False])
+def test_int8_is_scaled_by_channel_and_rounded(stride: int, relu: bool) -> None:
+    x, weight, bias = _make((2, 10, 6, 100), 72)
+    residual = here.random(2, *((10, 6) if stride == 1 else (5, 3)), 72)
+    steps, step = weight.abs().amax(1, keepdim=True) / 127, 4 / 127
+    x, weight, residual = (
+        _quantized(*pair) for pair in ((x, step), (weight, steps), (residual, step))
+    )
+    scale, out_step = step * steps[:, 0], 6 / 127
+    options = {"relu": relu, "stride": stride}
+    found = kernel.pointwise(
+        x,
+        weight,
+        bias / out_step,
+        residual=residual,
+        scale=scale / out_step,
+        residual_scale=step / out_step,
+        **options,
+    )
+    exact = here.expected(
+        x.double() * step,
+        (weight.double() * steps)[:, :, None, None],
+        bias,
+        residual=residual.double() * step,
+        **options,
+    )
+    assert found.dtype == torch.int8
+    # Half a step, and what float32 adds where a value is between two.
+    assert ((found.cpu() * out_step - exact.clamp(max=6, min=-6)).abs() < 0.501 * out_step).all()
+    assert found.max() == 127 or found.max() > 60
+
+
+def test_int8_saturates() -> None:
+    x, weight = torch.full((1, 1, 1, 64), 127, dtype=torch.int8), torch.ones(32, 64)
+    weight = (weight * 127).to(torch.int8).to(here.DEVICE)
+    for sign, wanted in ((1, 127), (-1, -127)):
+        scale = torch.full((32,), float(sign), device=here.DEVICE)
+        found = kernel.pointwise(
+            x.to(here.DEVICE), weight, torch.zeros_like(scale), scale=scale, relu=False
+        )
+        assert (found == wanted).all()
+
+
+def test_int8_needs_scales_and_nothing_else_takes_them() -> None:
+    x, weight, bias = _make((1, 4, 4, 16), 32)
+    with pytest.raises(ConfigError, match="there are scales for torch.float32"):
+        kernel.pointwise(x, weight, bias, scale=bias)
+    with pytest.raises(ConfigError, match="there are no scales for torch.int8"):
+        kernel.pointwise(x.to(torch.int8), weight.to(torch.int8), bias)
+    with pytest.raises(ConfigError, match=r"scale is \(31,\)"):
+        kernel.pointwise(x.to(torch.int8), weight.to(torch.int8), bias, scale=bias[:31])
 
 
 @pytest.mark.parametrize(

@@ -147,8 +147,7 @@ def test_what_a_smaller_gpu_cannot_run_is_left_out() -> None:
 
 @pytest.mark.gpu
 def test_a_choice_is_measured_on_this_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    if here.DEVICE != "cuda":
-        pytest.skip("there is no GPU")
+    here.skip_without_memory(gigabytes=1)
     pointwise = here.load("resnext.kernels.pointwise").pointwise
     _forget(monkeypatch)
     x, weight, bias = here.random(2, 56, 56, 64), here.random(128, 64), here.random(128)

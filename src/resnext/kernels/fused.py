@@ -45,9 +45,10 @@ def fits(channels: int, outputs: int, *, groups: int, dtype: torch.dtype) -> boo
         channels: Channels of the 3x3 convolution.
         outputs: Output channels of the 1x1 convolution.
         groups: Groups of the 3x3 convolution.
-        dtype: Type of the tensors; float32 ones take too much room.
+        dtype: Type of the tensors: float32 takes too much room, int8 has no such kernel.
     """
-    if dtype == torch.float32 or outputs > MOST_OUTPUTS or groups < 1 or channels % groups:
+    narrow = dtype in (torch.bfloat16, torch.float16)
+    if not narrow or outputs > MOST_OUTPUTS or groups < 1 or channels % groups:
         return False
     layout = Layout(channels, groups)
     return layout.group_width <= WIDE and layout.exact
@@ -124,7 +125,7 @@ def _grouped_pointwise(
     n = tl.arange(0, BLOCK_N)
     shape = (height, width, channels)
     place = locate(m, pixels, out_height, out_width, shape, STRIDE)
-    total = begin(residual, m, n, pixels, columns, BLOCK_M, BLOCK_N, RESIDUAL)
+    total = begin(residual, m, n, pixels, columns, BLOCK_M, BLOCK_N, RESIDUAL, False)
     inner = tl.full((BLOCK_M, TILE), 0, tl.float32)
     # One loop for tiles and taps: the copies of the next tile begin before the end of this.
     taps: tl.constexpr = 9 * (WINDOW // BLOCK_K)
@@ -196,7 +197,7 @@ def grouped_pointwise(
     Raises:
         ConfigError: A tensor has another shape, type or layout.
     """
-    batch, height, width, channels = launch.check_input(x)
+    batch, height, width, channels = launch.check_input(x, launch.FLOATS)
     launch.check_stride(stride)
     layout = make_layout(channels, groups)
     columns = weight1.shape[0]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from resnext.errors import ConfigError
 from resnext.kernels import launch
-from resnext.kernels.pointwise import finish, multiply
+from resnext.kernels.pointwise import begin, dequantize, finish, multiply
 from resnext.kernels.tuning import Config
 
 TAPS = 9
@@ -226,6 +226,7 @@ def _grouped(
     x: tl.tensor,
     packed: tl.tensor,
     bias: tl.tensor,
+    scale: tl.tensor,
     out: tl.tensor,
     pixels: tl.tensor,
     height: tl.tensor,
@@ -237,6 +238,7 @@ def _grouped(
     tiles: tl.tensor,
     STRIDE: tl.constexpr,
     RELU: tl.constexpr,
+    QUANTIZED: tl.constexpr,
     PRECISION: tl.constexpr,
     TILE: tl.constexpr,
     PARTS: tl.constexpr,
@@ -259,7 +261,8 @@ def _grouped(
     shape = (height, width, channels)
     place = locate(m, pixels, out_height, out_width, shape, STRIDE)
     filters = packed + index.to(tl.int64) * (9 * TILE * WINDOW)
-    total = tl.full((BLOCK_M, TILE), 0, tl.float32)
+    n = tile[0] + tl.arange(0, TILE)
+    total = begin(out, m, n, pixels, channels, BLOCK_M, TILE, False, QUANTIZED)
     for tap in range(9 * (WINDOW // BLOCK_K)):
         total = add_tap(
             x,
@@ -275,10 +278,11 @@ def _grouped(
             EXACT,
             PRECISION,
         )
-    n = tile[0] + tl.arange(0, TILE)
     end = channels
     if not EXACT:  # else the same, but Triton would not know that 16 bytes can be written at once
         end = tile[0] + tile[2]
+    if QUANTIZED:
+        total = dequantize(total, scale, out, 0.0, m, n, pixels, end, channels, False)
     finish(total, bias, out, m, n, pixels, end, channels, RELU)
 
 
@@ -290,20 +294,23 @@ def grouped3x3(
     groups: int,
     stride: int = 1,
     relu: bool = True,
+    scale: Tensor | None = None,
 ) -> Tensor:
     """Convolve groups of channels with 3x3 filters, padding 1; add the bias; apply ReLU.
 
     Args:
-        x: (N, H, W, C), contiguous; bfloat16, float16 or float32.
+        x: (N, H, W, C), contiguous; bfloat16, float16, float32 or, with `scale`, int8.
         packed: What `pack` made of the filters, of the same type.
         bias: (C,), float32.
         groups: Number of groups.
         stride: 1 or 2.
         relu: Whether negative sums become 0.
+        scale: (C,), float32, of int8 tensors: steps of the output in one step of the input
+            times one of the channel's weights. The bias is in steps of the output as well.
 
     Returns:
-        (N, Ho, Wo, C), of the input's type; sums are float32. Products of float32 are
-        rounded as `torch.set_float32_matmul_precision` says.
+        (N, Ho, Wo, C), of the input's type; sums are float32, or int32 of int8. Products of
+        float32 are rounded as `torch.set_float32_matmul_precision` says.
 
     Raises:
         ConfigError: A tensor has another shape, type or layout.
@@ -313,6 +320,7 @@ def grouped3x3(
     layout = make_layout(channels, groups)
     check_packed(packed, layout, x.dtype)
     launch.check("bias", bias, (channels,), torch.float32)
+    launch.check_scale(scale, channels, x.dtype)
     out_height, out_width = (launch.output_size(side, stride) for side in (height, width))
     out = x.new_empty((batch, out_height, out_width, channels))
     pixels = batch * out_height * out_width
@@ -322,6 +330,7 @@ def grouped3x3(
         "x": x,
         "packed": packed,
         "bias": bias,
+        "scale": bias if scale is None else scale,
         "out": out,
         "pixels": pixels,
         "height": height,
@@ -333,6 +342,7 @@ def grouped3x3(
         "tiles": layout.tiles,
         "STRIDE": stride,
         "RELU": relu,
+        "QUANTIZED": scale is not None,
         "PRECISION": launch.precision(x.dtype),
         **constants(layout),
     }

@@ -16,7 +16,7 @@ from resnext.kernels import tuning
 from resnext.kernels.tuning import Config
 
 OLDEST = (8, 0)  # bf16 on tensor cores, and copies to shared memory that do not wait
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+FLOATS = (torch.bfloat16, torch.float16, torch.float32)
 # Whether `TRITON_INTERPRET=1` was set when the kernels were made: all of them, or none.
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 
@@ -89,20 +89,35 @@ def check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype)
         )
 
 
-def check_input(x: Tensor) -> tuple[int, int, int, int]:
+def check_input(
+    x: Tensor, dtypes: tuple[torch.dtype, ...] = (*FLOATS, torch.int8)
+) -> tuple[int, int, int, int]:
     """Refuse an input that is no batch of pictures; return its shape.
 
     Raises:
         ConfigError: It is not (N, H, W, C), contiguous, of a type with kernels.
     """
-    if x.ndim != 4 or not x.is_contiguous() or x.dtype not in DTYPES:
+    if x.ndim != 4 or not x.is_contiguous() or x.dtype not in dtypes:
         layout = "" if x.is_contiguous() else ", not contiguous"
         raise ConfigError(
             f"the input is {tuple(x.shape)} {x.dtype}{layout}; expected (N, H, W, C), contiguous,"
-            f" one of {', '.join(map(str, DTYPES))}"
+            f" one of {', '.join(map(str, dtypes))}"
         )
     batch, height, width, channels = x.shape
     return batch, height, width, channels
+
+
+def check_scale(scale: Tensor | None, channels: int, dtype: torch.dtype) -> None:
+    """Refuse int8 without scales, and scales without int8.
+
+    Raises:
+        ConfigError: There are no scales, or they have another shape or type, or no use.
+    """
+    if (scale is not None) != (dtype == torch.int8):
+        given = "no scales" if scale is None else "scales"
+        raise ConfigError(f"there are {given} for {dtype}; expected scales for int8 alone")
+    if scale is not None:
+        check("scale", scale, (channels,), torch.float32)
 
 
 def output_size(side: int, stride: int) -> int:
