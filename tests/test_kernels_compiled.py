@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
+_TRITON = tuple(map(int, triton.__version__.split(".")[:2]))
 FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
 HOPPER_SHARED, SMALLEST_SHARED = 227 * 1024, 99 * 1024  # bytes a program may have
 
@@ -44,7 +45,9 @@ def test_on_hopper_every_kernel_is_made_as_planned(model: str, tmp_path: Path) -
         # Were an address not known to be aligned, loads would be of single numbers, and no
         # copy could overlap with the products.
         assert row["in_flight"] > 1, row
-        assert (row["cached_copies"] > 0) == row["key"].startswith("grouped"), row
+        # Triton before 3.9 leaves the first-level cache out of copies of 16 bytes.
+        if _TRITON >= (3, 9):
+            assert (row["cached_copies"] > 0) == row["key"].startswith("grouped"), row
         assert row["shared_bytes"] <= HOPPER_SHARED, row
 
 

@@ -38,7 +38,8 @@ def multiply(
     if PRECISION == "widened":  # Triton's interpreter multiplies the bits of bfloat16
         return tl.dot(left.to(tl.float32), right.to(tl.float32).T, total)
     else:
-        return tl.dot(left, right.T, total, input_precision=PRECISION)
+        # The last argument is for Triton before 3.9, which expects float32 whatever `total` is.
+        return tl.dot(left, right.T, total, input_precision=PRECISION, out_dtype=total.dtype)
 
 
 @triton.jit
