@@ -25,6 +25,7 @@ checkpoints.pickles checkpoints.reader
 hub hub.downloads hub.cache hub.origins weights
 results results.formats results.pages results.outputs results.parquet results.sinks
 results.figures
+kernels kernels.tuning kernels.launch kernels.pointwise kernels.grouped kernels.fused
 engines engines.base engines.folding engines.eightbits engines.graph engines.compiled
 engines.measured engines.openvino engines.ort
 modules network engines.eager engines.folded engines.backends engines.cuda

@@ -91,7 +91,7 @@ def build(
             f" {len(scale)}"
         )
     first, *rest = arch.layers(architecture)
-    if precision != "fp32" and isinstance(first, Conv):
+    if precision == "bf16" and isinstance(first, Conv):
         value = builder.split_stem(first, scale, shift)
     else:
         value = builder.add(first, builder.normalize(scale, shift))
