@@ -87,7 +87,8 @@ def test_engines_compute_what_the_graph_says(name: str, tiny: LocalModel) -> Non
     assert 1e-6 < apart < 0.2
 
 
-def test_small_groups_are_laid_side_by_side() -> None:
+@pytest.mark.parametrize(("width", "expected"), [(1, 32), (32, 4)])
+def test_small_groups_are_laid_side_by_side_in_8_bits_too(width: int, expected: int) -> None:
     spec = arch.parse("resnext26_32x4d", num_classes=2)
     built = graph.build(
         spec,
@@ -95,13 +96,12 @@ def test_small_groups_are_laid_side_by_side() -> None:
         random_tensors(spec, seed=0),
         precision="int8",
         quantization=Quantization(ranges={"layer1.0.conv1.relu": (0.0, 8.0)}),
+        group_width=width,
     )
-    nodes = {node.name: node for node in built.graph.node}
-    groups = {
-        name: next(one.i for one in nodes[name].attribute if one.name == "group")
-        for name in ("layer1.0.conv2", "layer2.0.conv2")
-    }
-    assert groups == {"layer1.0.conv2": 4, "layer2.0.conv2": 32}  # in 8 bits; as it was
+    node = next(node for node in built.graph.node if node.name == "layer1.0.conv2")
+    assert next(one.i for one in node.attribute if one.name == "group") == expected
+    levels = next(w for w in built.graph.initializer if w.name == "layer1.0.conv2.weight.levels")
+    assert levels.dims[1] == 4 * 32 // expected
     onnx.checker.check_model(built, full_check=True)
 
 

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper
 
 from resnext.arch import ArchSpec
 from resnext.deploy import rounding
-from resnext.engines import eightbits, graph
+from resnext.engines import eightbits, folding, graph
 from resnext.engines.base import IMAGE
 from resnext.engines.openvino import open_graph
 from resnext.layers import Conv
@@ -257,7 +257,7 @@ def solve(document: ModelDocument, tensors: Tensors, what: Plan, seen: Observed)
         ranges[name] = (min(0.0, float(low)), max(float(high), 1e-6))
     weights: dict[str, Array] = {}
     for name, conv in convolutions(document.architecture).items():
-        weight, bias = graph.fold(conv, tensors)
+        weight, bias = folding.fold(conv, tensors)
         if name in scales:
             weight, bias = weight * scales[name][:, None, None, None], bias * scales[name]
         if value := what.inputs.get(name):
