@@ -104,6 +104,25 @@ def test_a_result_replaces_no_model_unless_it_is_one_of_its_own(name: str, tmp_p
     files.check_replaceable(tmp_path / name, mark=b"own kind")
 
 
+def test_a_result_replaces_no_picture_in_a_folder_it_is_made_from(tmp_path: Path) -> None:
+    inner = tmp_path / "photos" / "cats"
+    inner.mkdir(parents=True)
+    for name in ("a.JPG", "a.json"):
+        (inner / name).write_bytes(b"old")
+    with pytest.raises(ConfigError, match=r"a\.JPG is both a file to read and the output"):
+        files.check_replaceable(inner / "a.JPG", inputs=[tmp_path / "photos"])
+    files.check_replaceable(inner / "a.JPG", inputs=[tmp_path / "others"])
+    files.check_replaceable(inner / "a.json", inputs=[tmp_path / "photos"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_that_cannot_be_read_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"old")
+    (tmp_path / "a.onnx").chmod(0)
+    with pytest.raises(OutputError, match="Permission denied"):
+        files.check_replaceable(tmp_path / "a.onnx")
+
+
 def test_a_result_replaces_nothing_that_it_is_made_from(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"old")
     os.link(tmp_path / "a.png", tmp_path / "b.png")

@@ -93,3 +93,14 @@ def test_the_ratio_is_of_the_first_network_over_the_second() -> None:
     core = openvino.open_core()
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     assert 0.2 < measured.bf16_speedup(core, fp32=settings, bf16=settings) < 5
+
+
+def test_the_networks_that_are_timed_differ_in_their_groups_alone() -> None:
+    found = []
+    for width in (measured.NARROW, measured.WIDE):
+        ops = measured._bottlenecks(128, width, side=56).get_ordered_ops()
+        assert [op.get_type_name() for op in ops].count("GroupConvolution") == 2
+        found.append([tuple(op.output(0).shape) for op in ops if "Conv" in op.get_type_name()])
+        shapes = {tuple(op.input_value(1).shape) for op in ops if "Group" in op.get_type_name()}
+        assert shapes == {(128 // width, width, width, 3, 3)}
+    assert found[0] == found[1]

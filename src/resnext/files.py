@@ -18,6 +18,7 @@ from typing import BinaryIO
 from resnext.errors import ConfigError, OutputError
 
 _MODELS = {".safetensors", ".pth", ".pt", ".pt2", ".th", ".onnx", ".xml", ".bin"}
+_PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _START = 256  # bytes
 
 
@@ -86,20 +87,28 @@ def check_replaceable(
         mark: What the first bytes of a file have in them that may be replaced in any case.
 
     Raises:
-        ConfigError: What is there is a model file, or an input.
+        ConfigError: What is there is a model file, or an input, or a picture in a folder of
+            inputs.
+        OutputError: What is there cannot be read.
     """
     if not path.exists():
         return
-    if any(path.samefile(name) for name in inputs if os.path.exists(name)):
-        raise ConfigError(f"{path} is both a file to read and the output")
+    folders = path.resolve().parents if path.suffix.lower() in _PICTURES else ()
+    for name in filter(os.path.exists, inputs):
+        if path.samefile(name) or Path(name).resolve() in folders:
+            raise ConfigError(f"{path} is both a file to read and the output")
     if path.suffix.lower() not in _MODELS or not path.is_file():
         return
-    with open(path, "rb") as file:
-        if not mark or mark not in file.read(_START):
-            raise ConfigError(
-                f"{path} is there, and has the name of a model: no result replaces it",
-                hint="choose another name",
-            )
+    try:
+        with open(path, "rb") as file:
+            start = file.read(_START)
+    except OSError as error:
+        raise output_error(path, error) from error
+    if not mark or mark not in start:
+        raise ConfigError(
+            f"{path} is there, and has the name of a model: no result replaces it",
+            hint="choose another name",
+        )
 
 
 def output_error(path: Path, error: OSError, *, needed: int | None = None) -> OutputError:

@@ -265,7 +265,9 @@ class _Builder:
         if value in self.ranges:
             name, bias, groups = self._rounded_weight(conv, weight, bias)
         else:
-            weight, groups = join_groups(weight, conv.groups, width=self.group_width)
+            # A tile holds half as many bfloat16 as bytes, in a network that is in 8 bits elsewhere.
+            width = self.group_width // 2 if self.ranges else self.group_width
+            weight, groups = join_groups(weight, conv.groups, width=width)
             name = self._weight(f"{conv.name}.weight", weight)
         value = self._node(
             "Conv",
