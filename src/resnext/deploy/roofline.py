@@ -28,7 +28,8 @@ def peak_macs(precision: str, *, threads: int | None = None) -> float:
         threads: Processor threads; None for all cores.
 
     Returns:
-        The best that was seen in half a second; for "int8" twice that of bf16, as such processors are made.
+        The best that was seen in half a second; for "int8" twice that of bf16, as such
+        processors are made.
     """
     if precision == "int8":
         return 2 * peak_macs("bf16", threads=threads)
