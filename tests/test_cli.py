@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import get_args
 
+import click
 import pytest
 from PIL import Image
 
@@ -160,7 +161,26 @@ def test_without_memory_the_hint_is_one_that_the_command_has(
              "finetune", "train"],
 )  # fmt: skip
 def test_every_command_that_reads_pictures_can_ignore_bad_ones(name: str) -> None:
-    assert "ignore_errors" in {option.name for option in app.app.commands[name].params}
+    command = app.app.get_command(click.Context(app.app), name)
+    assert command is not None
+    assert "ignore_errors" in {option.name for option in command.params}
+
+
+def test_a_command_is_imported_when_it_is_asked_for() -> None:
+    program = (
+        "import sys\nfrom resnext.cli import app\napp.run(['models', '--help'])\n"
+        "print(*sorted(n for n in sys.modules if n.startswith('resnext.cli.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    loaded = done.stdout.splitlines()[-1].split()
+    assert "resnext.cli.models" in loaded
+    assert not {"resnext.cli.predict", "resnext.cli.train"} & set(loaded)
+
+
+def test_every_module_of_a_command_is_listed() -> None:
+    shared = {"app", "text", "progress", "complete", "options", "__init__"}
+    files = {path.stem for path in Path(app.__file__).parent.glob("*.py")} - shared
+    assert files | {"completion"} == set(app.app.list_commands(click.Context(app.app)))
 
 
 def test_debug_shows_the_traceback() -> None:

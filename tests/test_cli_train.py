@@ -80,7 +80,7 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_options_of_train_are_these() -> None:
-    assert [option.name for option in app.train.params] == [
+    assert [option.name for option in train.train.params] == [
         "data", "recipe", "folder", "settings", "model", "epochs", "batch_size", "lr", "teacher",
         "resume", "device", "workers", "seed", "precision", "deterministic", "ignore_errors",
         "as_json",

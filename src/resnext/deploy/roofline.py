@@ -1,4 +1,4 @@
-"""How fast this processor could be: products of matrices that fit its caches."""
+"""How fast this processor could be: matrix products that fit its caches."""
 
 from __future__ import annotations
 
