@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from resnext import modelfile, testing
-from resnext.cli import app, options
+from resnext.cli import app, options, train
 from resnext.training import recipes, records
 
 SMALL = ("--model", "resnext29_1x1d", "--batch-size", "4", "--workers", "0") + tuple(

@@ -23,4 +23,6 @@ def test_the_nearest_level_is_at_most_half_a_step_away() -> None:
     step = eightbits.steps(weight)
     rounded = eightbits.nearest(weight, step) * step[:, None, None, None]
     assert (np.abs(weight - rounded) <= step[:, None, None, None] / 2 * (1 + 1e-9)).all()
+    by_group = eightbits.nearest(weight[None], step[None])
+    assert np.array_equal(by_group[0], eightbits.nearest(weight, step))
     assert np.abs(eightbits.nearest(weight, step)).reshape(5, -1).max(axis=1).tolist() == [127] * 5

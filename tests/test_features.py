@@ -7,6 +7,7 @@ import random
 import shutil
 import tracemalloc
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from PIL import Image
 
 from resnext import modelfile, testing, weights
 from resnext.classifier import Classifier
+from resnext.engines.base import Precision
 from resnext.hub.cache import cache_home
+from resnext.quantization import Quantization
 from resnext.training import features
 from resnext.training.features import (
     FeatureStore,
@@ -339,8 +342,6 @@ def test_what_was_learned_from_is_known_without_the_features(store: FeatureStore
 
 def rewrite(tiny: Path, path: Path, key: str, **changes: object) -> Path:
     """Write the tiny model with one tensor, or its preprocessing, changed."""
-    from dataclasses import replace
-
     document, tensors = modelfile.read(tiny)
     tensors[key] = tensors[key] + np.ones_like(tensors[key])
     preprocess = replace(document.preprocess, **changes)
@@ -370,6 +371,25 @@ def test_models_share_features_if_they_differ_in_the_last_layer_only(
     classifier = open_classifier(tiny)
     classifier.engine.precision = "bf16"
     assert open_store(classifier, weights.read_tensors(classifier.local)).folder != own
+
+
+def test_features_in_eight_bits_are_those_of_one_file(tiny: Path, tmp_path: Path) -> None:
+    document, tensors = modelfile.read(tiny)
+
+    def write(highest: float) -> Path:
+        path = tmp_path / f"{highest}.safetensors"
+        eight_bits = Quantization(ranges={"layer1.0.conv1.relu": (0.0, highest)})
+        modelfile.write(path, replace(document, quantization=eight_bits), tensors)
+        return path
+
+    def folder(path: Path, precision: Precision) -> Path:
+        classifier = open_classifier(path)
+        classifier.engine.precision = precision
+        return open_store(classifier, weights.read_tensors(classifier.local)).folder
+
+    one, two = write(1.0), write(2.0)
+    assert folder(one, "int8") == folder(one, "int8") != folder(two, "int8")
+    assert folder(one, "fp32") == folder(two, "fp32")
 
 
 def test_copies_have_the_same_number() -> None:

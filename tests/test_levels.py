@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from networks import preprocessing, random_tensors, relative_error
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
 
 from resnext import arch, modelfile, weights
-from resnext.deploy import levels, quantize
+from resnext.deploy import levels, quantize, rounding
 from resnext.engines import graph, select
+from resnext.layers import Conv
 from resnext.modelfile import ModelDocument, Tensors
 from resnext.predictions import Labels
 from resnext.quantization import Quantization
@@ -67,20 +70,77 @@ def test_answers_stay(grouped: LocalModel, found: dict[str, Quantization], tmp_p
 
 
 def test_levels_are_better_than_the_nearest(
-    grouped: LocalModel, found: dict[str, Quantization], tmp_path: Path
+    grouped: LocalModel,
+    found: dict[str, Quantization],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    exact = logits(grouped, None, tmp_path)
-    best = found["all but the sums"]
+    def nearest(weight: np.ndarray, step: np.ndarray, _: np.ndarray) -> np.ndarray:
+        return np.rint(weight / step[..., None]).astype(np.int8)
+
+    # Of the same folded and scaled weights, with the same steps, the bias mended as well.
+    monkeypatch.setattr(rounding, "round_weight", nearest)
+    tensors = weights.read_tensors(grouped)
+    plain = dict(quantize.find(grouped.document, tensors, batch(60, seed=0)))
+    exact, words = logits(grouped, None, tmp_path), "all but the sums"
+    changed = [
+        key
+        for key, tensor in plain[words].weights.items()
+        if key.endswith(".levels") and not np.array_equal(tensor, found[words].weights[key])
+    ]
+    assert changed
+    better, worse = (
+        relative_error(logits(grouped, which[words], tmp_path), exact) for which in (found, plain)
+    )
+    assert better < worse
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        Conv("c", "n", 6, 4, 1),
+        Conv("c", "n", 6, 4, 3, stride=2, groups=2),
+        Conv("c", "n", 8, 8, 3, groups=4, dilation=2),
+        Conv("c", "n", 3, 4, 7, stride=2),
+    ],
+)
+def test_samples_are_what_a_convolution_sees(conv: Conv) -> None:
     rng = np.random.default_rng(0)
-    # Where one level in five is the next one, as after rounding without looking.
-    other = {
-        key: np.clip(tensor + rng.choice([0, 0, 0, 0, 1], tensor.shape), -127, 127).astype(np.int8)
-        if key.endswith(".levels")
-        else tensor
-        for key, tensor in best.weights.items()
-    }
-    worse = logits(grouped, replace(best, weights=other), tmp_path)
-    assert relative_error(logits(grouped, best, tmp_path), exact) < relative_error(worse, exact)
+    value = rng.normal(size=(2, conv.in_channels, 5, 7)).astype(np.float32)
+    weight = rng.normal(size=conv.weight_shape).astype(np.float32)
+    bias = rng.normal(size=conv.out_channels).astype(np.float32)
+    node = helper.make_node(
+        "Conv",
+        ["value", "weight", "bias"],
+        ["out"],
+        strides=[conv.stride] * 2,
+        pads=[conv.padding] * 4,
+        dilations=[conv.dilation] * 2,
+        group=conv.groups,
+    )
+    given = {"value": value, "weight": weight, "bias": bias}
+    (expected,) = ReferenceEvaluator(node).run(None, given)
+    seen = levels._sample(value, conv, rng)  # at all of the positions, for there are few
+    found = weight.reshape(conv.groups, -1, seen.shape[1]) @ seen
+    found = found.reshape(conv.out_channels, -1) + bias[:, None]
+    expected = expected.transpose(1, 0, 2, 3).reshape(conv.out_channels, -1)
+    assert found.shape == expected.shape
+    by_first = found[:, found[0].argsort()], expected[:, expected[0].argsort()]
+    np.testing.assert_allclose(*by_first, rtol=1e-4, atol=1e-4)
+
+
+def test_moments_in_parts_are_those_of_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    # A mean far from zero, that moves: in float32 the difference of two sums would be noise.
+    seen = rng.normal(size=(2, 5, 900)) + 300 + np.linspace(0, 3, 900)
+    total = levels._Total()
+    for part in np.split(seen.astype(np.float32), [100, 350], axis=2):
+        total.add(part)
+    covariance, mean = total.moments()
+    assert covariance.dtype == np.float32
+    np.testing.assert_allclose(mean, seen.mean(axis=2), rtol=1e-6)
+    for found, group in zip(covariance, seen, strict=True):
+        np.testing.assert_allclose(found, np.cov(group, bias=True), rtol=1e-3, atol=1e-3)
 
 
 def _plan(name: str) -> levels.Plan:
@@ -103,6 +163,16 @@ def test_the_plan_of_a_resnext() -> None:
     # One for each stage but the last, whose sum is the embedding.
     assert len(producers) == 3
     assert all("layer4.1.conv3" not in names for names in producers)
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"), [("resnext29_8x16d", "conv1.relu"), ("resnext50d_32x4d", "maxpool")]
+)
+def test_what_the_stem_puts_out_is_left_alone(name: str, stem: str) -> None:
+    what = _plan(name)
+    assert not {"normalize.shift", stem} & set(what.inputs.values())
+    assert not {"conv1", "conv1.0", "layer1.0.conv1", "layer1.0.downsample.0"} & set(what.inputs)
+    assert what.inputs["layer1.0.conv2"] == "layer1.0.conv1.relu"
 
 
 @pytest.mark.parametrize("name", ["seresnext26d_32x4d", "skresnext50_32x4d", "resnext50d_32x4d"])

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import preprocessing
 
-from resnext import modelfile, quantization, testing
+from resnext import arch, modelfile, quantization, testing
+from resnext.engines import graph
 from resnext.errors import ModelFileError
 from resnext.quantization import LEVELS, Quantization, convolutions, grid
 
@@ -73,6 +75,9 @@ SCALED = "conv1.scale"
 CONV = "layer1.0.conv2"
 
 
+WHOLE = Quantization(ranges={"layer1.0.conv1.relu": (0.0, 5.5)})
+
+
 def rounded(document: Any) -> dict[str, Any]:
     conv = convolutions(document.architecture)[CONV]
     return {
@@ -87,9 +92,9 @@ def test_a_file_with_rounded_weights_says_schema_three(tmp_path: Path) -> None:
     path = testing.write_tiny_model(tmp_path / "tiny.safetensors")
     document, tensors = modelfile.read(path)
     weights = rounded(document)
-    modelfile.write(path, replace(document, quantization=replace(SOME, weights=weights)), tensors)
+    modelfile.write(path, replace(document, quantization=replace(WHOLE, weights=weights)), tensors)
     found, state = modelfile.read(path)
-    assert found.quantization == SOME and list(state) == list(tensors)
+    assert found.quantization == WHOLE and list(state) == list(tensors)
     assert dict(modelfile.read_metadata(path))["resnext"].count('"schema_version": 3') == 1
     assert found.quantization is not None
     assert sorted(found.quantization.weights) == sorted(weights)
@@ -128,28 +133,115 @@ def test_rounded_weights_that_do_not_fit_are_refused(
     document, tensors = modelfile.read(path)
     weights = {**rounded(document), **changes}
     weights = {key: tensor for key, tensor in weights.items() if tensor is not None}
-    bad = replace(document, quantization=replace(SOME, weights=weights))
+    bad = replace(document, quantization=replace(WHOLE, weights=weights))
     with pytest.raises(ModelFileError, match=message):
         modelfile.write(path, bad, tensors)
     # The same in a file that somebody else wrote, with its hash.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quantization, "check_layout", lambda *_: None)
+        patch.setattr(quantization, "check_layout", lambda *_, **__: None)
         patch.setattr(quantization, "check_values", lambda *_: None)
         modelfile.write(path, bad, tensors)
-    with pytest.raises(ModelFileError, match=message):
+    with pytest.raises(ModelFileError, match=rf"tiny\.safetensors: .*{message}"):
         found = modelfile.read(path)[0].quantization
         assert found is not None
         dict(found.weights)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "name"),
+    [
+        ({"layer1.0.conv3": (0.0, 1.0)}, CONV),
+        ({**WHOLE.ranges, "layer1.0.conv2.relu": (0.0, 1.0)}, "layer1.0.conv3"),
+    ],
+)
+def test_levels_and_no_range_are_refused_when_the_file_is_read(
+    tmp_path: Path, ranges: dict[str, tuple[float, float]], name: str
+) -> None:
+    path = testing.write_tiny_model(tmp_path / "tiny.safetensors")
+    document, tensors = modelfile.read(path)
+    bad = replace(document, quantization=Quantization(ranges=ranges, weights=rounded(document)))
+    message = f"{name} has levels and its input no range, or the reverse"
+    with pytest.raises(ModelFileError, match=message):
+        modelfile.write(path, bad, tensors)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantization, "check_layout", lambda *_, **__: None)
+        modelfile.write(path, bad, tensors)
+    with pytest.raises(ModelFileError, match=rf"tiny\.safetensors: .*{message}"):
+        modelfile.verify(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnext26_32x4d", "seresnext26d_32x4d", "skresnext50_32x4d", "seresnextaa101d_32x8d"],
+)
+def test_inputs_are_those_of_the_graph(name: str) -> None:
+    architecture = arch.parse(name, num_classes=2)
+    tensors = {
+        key: np.broadcast_to(np.float16(1), shape)
+        for key, shape in arch.tensor_shapes(architecture).items()
+    }
+    built = graph.build(architecture, preprocessing(32), tensors)
+    takes = {node.name: node.input[0] for node in built.graph.node if node.op_type == "Conv"}
+    found = quantization.inputs(architecture)
+    assert list(found) == list(convolutions(architecture))
+    assert found == {key: takes[key] for key in found}
 
 
 @pytest.mark.parametrize("version", [2, 4])
 def test_the_version_says_whether_there_are_rounded_weights(tmp_path: Path, version: int) -> None:
     path = testing.write_tiny_model(tmp_path / "tiny.safetensors")
     document, tensors = modelfile.read(path)
-    whole = replace(document, quantization=replace(SOME, weights=rounded(document)))
+    whole = replace(document, quantization=replace(WHOLE, weights=rounded(document)))
     stated = {**whole.to_json(), "schema_version": version}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(modelfile.ModelDocument, "to_json", lambda _: stated)
         modelfile.write(path, whole, tensors)
     with pytest.raises(ModelFileError, match=f"schema version {version}"):
         modelfile.read(path)
+
+
+def quantized(path: Path) -> dict[str, Any]:
+    """Write a tiny model with rounded weights, and return these."""
+    testing.write_tiny_model(path)
+    document, tensors = modelfile.read(path)
+    weights = rounded(document)
+    modelfile.write(path, replace(document, quantization=replace(WHOLE, weights=weights)), tensors)
+    return weights
+
+
+def test_rounded_weights_of_another_file_in_its_place_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.safetensors"
+    quantized(path)
+    document, tensors = modelfile.read(path)
+    assert document.quantization is not None
+    modelfile.write(path, replace(modelfile.read(path)[0], name="other"), tensors)
+    with pytest.raises(ModelFileError, match=r"tiny\.safetensors: the file was replaced"):
+        document.quantization.weights[SCALED]
+
+
+@pytest.mark.parametrize("content", [None, b"short"])
+def test_rounded_weights_of_a_file_that_is_gone_are_refused(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "tiny.safetensors"
+    quantized(path)
+    document, tensors = modelfile.read(path)
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"tiny\.safetensors: not a readable"):
+        modelfile.write(tmp_path / "copy.safetensors", document, tensors)
+
+
+def test_rounded_weights_are_read_once_and_not_to_look_for_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.safetensors"
+    weights = quantized(path)
+    found = modelfile.read(path)[0].quantization
+    assert found is not None
+    path.rename(tmp_path / "away")
+    assert SCALED in found.weights and "conv1.weight" not in found.weights
+    (tmp_path / "away").rename(path)
+    first = found.weights[SCALED]
+    path.unlink()
+    assert np.array_equal(first, weights[SCALED])
+    assert all(np.array_equal(found.weights[key], weights[key]) for key in weights)

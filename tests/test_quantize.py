@@ -18,7 +18,7 @@ from resnext.cli import app
 from resnext.deploy import quantize
 from resnext.engines import graph, select
 from resnext.engines.base import AbstractEngine
-from resnext.errors import ConfigError, ModelFileError
+from resnext.errors import ConfigError
 from resnext.modelfile import ModelDocument
 from resnext.quantization import Quantization
 from resnext.weights import LocalModel
@@ -105,20 +105,22 @@ def test_small_groups_are_laid_side_by_side_in_8_bits_too(width: int, expected: 
     onnx.checker.check_model(built, full_check=True)
 
 
-def test_levels_without_a_range_are_refused(tiny: LocalModel) -> None:
-    document, tensors = tiny.document, weights.read_tensors(tiny)
-    quantization = Quantization(
-        ranges={"layer1.0.conv1.relu": (0.0, 8.0)},
-        weights={"layer1.0.conv1.scale": np.ones(1, np.float32)},
-    )
-    with pytest.raises(ModelFileError, match="layer1.0.conv2 has levels and its input no range"):
-        graph.build(
-            document.architecture,
-            document.preprocess,
-            tensors,
-            precision="int8",
-            quantization=quantization,
-        )
+def test_weights_that_are_stored_rounded_are_not_folded() -> None:
+    spec = arch.parse("resnext26_32x4d", num_classes=2)
+    tensors = {
+        key: tensor
+        for key, tensor in random_tensors(spec, seed=0).items()
+        if not key.startswith(("layer1.0.conv2.", "layer1.0.bn2."))
+    }
+    stored = {
+        "layer1.0.conv2.levels": np.full((128, 4, 3, 3), 3, np.int8),
+        "layer1.0.conv2.step": np.ones(128, np.float32),
+        "layer1.0.conv2.bias": np.full(128, 0.5, np.float32),
+    }
+    eight_bits = Quantization(ranges={"layer1.0.conv1.relu": (0.0, 8.0)}, weights=stored)
+    built = graph.build(spec, preprocessing(32), tensors, precision="int8", quantization=eight_bits)
+    bias = next(w for w in built.graph.initializer if w.name == "layer1.0.conv2.bias")
+    assert (numpy_helper.to_array(bias) == 0.5).all()
 
 
 def test_the_fastest_is_taken_where_there_are_ranges(tiny: LocalModel, path: Path) -> None:

@@ -9,11 +9,13 @@ This module is the only reader, writer and validator of the schema.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -182,7 +184,7 @@ def verify(path: str | os.PathLike[str]) -> tuple[ModelDocument, str]:
     if _DOCUMENT_KEY not in metadata:
         raise ModelFileError(f"{path}: a safetensors file without a `resnext` document")
     text = metadata[_DOCUMENT_KEY]
-    try:
+    with _naming(path):
         # The version comes first: a newer schema may also hash differently.
         parsed = _loads(text)
         _check_version(parsed.get("schema_version"))
@@ -195,9 +197,8 @@ def verify(path: str | os.PathLike[str]) -> tuple[ModelDocument, str]:
                 hint="copy or download it again",
             )
         document = document_from_json(parsed)
-        return _with_rounded(Path(path), document, version=parsed["schema_version"]), found
-    except ModelFileError as error:
-        raise ModelFileError(f"{path}: {error.message}", hint=error.hint) from error
+        version = parsed["schema_version"]
+        return _with_rounded(Path(path), document, version=version, sha256=found), found
 
 
 def read(path: str | os.PathLike[str]) -> tuple[ModelDocument, dict[str, npt.NDArray[Any]]]:
@@ -218,13 +219,11 @@ def read_tensors(
     path: str | os.PathLike[str], architecture: ArchSpec
 ) -> dict[str, npt.NDArray[Any]]:
     """Read and check the tensors of a file whose document was verified already."""
-    with safetensors.safe_open(path, framework="np") as file:
-        keys = [key for key in file.keys() if not key.startswith(_ROUNDED)]
-        tensors = {key: file.get_tensor(key) for key in keys}
-    try:
+    with _naming(path):
+        with safetensors.safe_open(path, framework="np") as file:
+            keys = [key for key in file.keys() if not key.startswith(_ROUNDED)]
+            tensors = {key: file.get_tensor(key) for key in keys}
         check_tensors(architecture, tensors)
-    except ModelFileError as error:
-        raise ModelFileError(f"{path}: {error.message}", hint=error.hint) from error
     return tensors
 
 
@@ -320,9 +319,17 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """
     if not Path(path).is_file():  # opening a FIFO would wait for ever
         raise ModelFileError(f"{path}: no such file, or not a regular one")
+    with _naming(path), safetensors.safe_open(path, framework="np") as file:
+        return dict(file.metadata() or {})
+
+
+@contextlib.contextmanager
+def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let an error say which file it is about."""
     try:
-        with safetensors.safe_open(path, framework="np") as file:
-            return dict(file.metadata() or {})
+        yield
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error.message}", hint=error.hint) from error
     except (safetensors.SafetensorError, OSError) as error:
         raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from error
 
@@ -359,18 +366,31 @@ def _store(key: str, tensor: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
 
 
 class _StoredWeights(Mapping[str, npt.NDArray[Any]]):
-    """The rounded weights of a file, each read and checked when it is asked for."""
+    """The rounded weights of a verified file, all read when the first is asked for."""
 
-    def __init__(self, path: Path, names: tuple[str, ...]) -> None:
-        self._path, self._names = path, names
+    def __init__(self, path: Path, names: tuple[str, ...], sha256: str) -> None:
+        self._path, self._names, self._sha256 = path, names, sha256
+
+    @cached_property
+    def _tensors(self) -> dict[str, npt.NDArray[Any]]:
+        with _naming(self._path), safetensors.safe_open(self._path, framework="np") as file:
+            # Another file may have taken its place: levels of two would mix.
+            if (file.metadata() or {}).get(_HASH_KEY) != self._sha256:
+                raise ModelFileError(
+                    "the file was replaced since it was opened", hint="open it anew"
+                )
+            tensors = {name: file.get_tensor(_ROUNDED + name) for name in self._names}
+            for name, tensor in tensors.items():
+                quantization.check_values(name, tensor)
+            return tensors
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         if name not in self._names:
             raise KeyError(name)
-        with safetensors.safe_open(self._path, framework="np") as file:
-            tensor: npt.NDArray[Any] = file.get_tensor(_ROUNDED + name)
-        quantization.check_values(name, tensor)
-        return tensor
+        return self._tensors[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -379,7 +399,9 @@ class _StoredWeights(Mapping[str, npt.NDArray[Any]]):
         return len(self._names)
 
 
-def _with_rounded(path: Path, document: ModelDocument, *, version: int) -> ModelDocument:
+def _with_rounded(
+    path: Path, document: ModelDocument, *, version: int, sha256: str
+) -> ModelDocument:
     """Let a document know of the rounded weights in its file."""
     with safetensors.safe_open(path, framework="np") as file:
         slices = {key: file.get_slice(key) for key in file.keys() if key.startswith(_ROUNDED)}
@@ -397,8 +419,9 @@ def _with_rounded(path: Path, document: ModelDocument, *, version: int) -> Model
         )
     if document.quantization is None or not found:
         return document
-    quantization.check_layout(document.architecture, found)
-    weights = _StoredWeights(path, tuple(sorted(found)))
+    ranges = document.quantization.ranges
+    quantization.check_layout(document.architecture, found, ranges=ranges)
+    weights = _StoredWeights(path, tuple(sorted(found)), sha256)
     return replace(document, quantization=replace(document.quantization, weights=weights))
 
 
@@ -408,7 +431,8 @@ def _rounded(document: ModelDocument) -> dict[str, npt.NDArray[Any]]:
         return {}
     weights = dict(document.quantization.weights)
     layout = {name: (tensor.dtype.name, tensor.shape) for name, tensor in weights.items()}
-    quantization.check_layout(document.architecture, layout)
+    ranges = document.quantization.ranges
+    quantization.check_layout(document.architecture, layout, ranges=ranges)
     for name, tensor in weights.items():
         quantization.check_values(name, tensor)
     return {_ROUNDED + name: np.ascontiguousarray(weights[name]) for name in sorted(weights)}

@@ -8,7 +8,7 @@ around zero: to the nearest, or as a file says, which may have done better.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from resnext.arch import ArchSpec, layers
 from resnext.errors import ModelFileError, listed
-from resnext.layers import Block, Conv, SelectiveKernel
+from resnext.layers import Block, Conv, Layer, Pool, SelectiveKernel, SqueezeExcite
 
 LEVELS = 256
 MOST = 127  # the highest level of a weight; the lowest is its negative
@@ -43,7 +43,7 @@ class Quantization:
         weights: The rounded weights, or nothing where each is rounded to its nearest level:
             for convolution X either "X.levels" with "X.step" (a weight is the one times the
             other) and "X.bias", or "X.scale", with which the channels are multiplied that
-            it puts out in floating point. A file's are read when they are asked for.
+            it puts out in floating point. A file's are read when the first is asked for.
 
     Raises:
         ModelFileError: A range is empty, not finite, or leaves out 0.
@@ -112,16 +112,65 @@ def _convolutions(layer: object) -> Iterable[Conv]:
         yield from _convolutions(part)
 
 
-def check_layout(architecture: ArchSpec, found: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-    """Compare the names, types and shapes of rounded weights with a network.
+def inputs(architecture: ArchSpec) -> dict[str, str]:
+    """Return the value of the inference graph that each of `convolutions` takes, by its name."""
+    found: dict[str, str] = {}
+    value = "normalize.shift"
+    for layer in layers(architecture):
+        value = _follow(layer, value, found)
+    return found
+
+
+def _follow(layer: Layer, value: str, found: dict[str, str]) -> str:
+    """Note what convolutions take where a layer takes `value`; return what it puts out."""
+    if isinstance(layer, Conv):
+        found[layer.name] = value
+        return f"{layer.name}.relu" if layer.relu else layer.name
+    if isinstance(layer, Pool):
+        return "maxpool"
+    if isinstance(layer, SelectiveKernel):
+        found |= {path.name: value for path in layer.paths}
+        found[layer.reduce.name] = f"{layer.name}.mean"
+        return layer.name
+    if isinstance(layer, Block):
+        for parts, pool in ((layer.body, "aa"), (layer.shortcut, "avgpool")):
+            inner = value
+            for part in parts:
+                is_pool = isinstance(part, Pool)
+                inner = f"{layer.name}.{pool}" if is_pool else _follow(part, inner, found)
+        return f"{layer.name}.relu"
+    return layer.name if isinstance(layer, SqueezeExcite) else value
+
+
+def check_layout(
+    architecture: ArchSpec,
+    found: Mapping[str, tuple[str, tuple[int, ...]]],
+    *,
+    ranges: Container[str],
+) -> None:
+    """Compare the rounded weights of a network with it and with the ranges.
 
     Args:
         architecture: The network.
-        found: Type and shape by name, as in `Quantization.weights`.
+        found: Type and shape of each weight by name, as in `Quantization.weights`.
+        ranges: The names of the values that have some.
 
     Raises:
-        ModelFileError: Names the tensor that does not fit.
+        ModelFileError: Names the tensor that does not fit, or the convolution that has levels
+            where its input has no range, or the reverse.
     """
+    _check_tensors(architecture, found)
+    takes = inputs(architecture).items()
+    unfit = [name for name, value in takes if (value in ranges) != (f"{name}.levels" in found)]
+    if found and unfit:
+        raise ModelFileError(
+            f"quantization: {unfit[0]} has levels and its input no range, or the reverse"
+        )
+
+
+def _check_tensors(
+    architecture: ArchSpec, found: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> None:
     convs = convolutions(architecture)
     parts: dict[str, set[str]] = {}
     for key, (dtype, shape) in found.items():

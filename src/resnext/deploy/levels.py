@@ -19,17 +19,17 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from resnext.arch import ArchSpec
+from resnext.arch import ArchSpec, layers
 from resnext.deploy import rounding
 from resnext.engines import eightbits, folding, graph
 from resnext.engines.base import IMAGE
 from resnext.engines.openvino import open_graph
-from resnext.layers import Conv
+from resnext.layers import Block, Conv
 from resnext.modelfile import ModelDocument, Tensors
 from resnext.quantization import LEVELS, Quantization, convolutions
 
 Array = npt.NDArray[Any]
-Moments = tuple[Array, Array]  # of the inputs of each group: second (G, I, I), mean (G, I)
+Moments = tuple[Array, Array]  # of the inputs of each group: covariance (G, I, I), mean (G, I)
 
 _BATCH = 4  # pictures at a time, with all values between kept
 _TOGETHER = 4  # batches between two products of all inputs with each other
@@ -39,9 +39,6 @@ _POSITIONS = 40  # of each picture, of which the moments are taken
 _EVENNESS = 0.5
 _LEAST = 0.01  # of the largest channel; what is smaller is as good as never there
 _LINKS = ("Relu", "Add", "MaxPool", "AveragePool")  # scaled channels in, the same out
-# What the first layer puts out: it is in floating point anyway, so that leaving it alone costs
-# no time, and rounding it would alone move the logits of the starter by 1.2 %.
-_KEPT = ("maxpool", "normalize.shift")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,10 +96,16 @@ def plan(nodes: Iterable[onnx.NodeProto], architecture: ArchSpec, *, kept: str =
     """
     by_name = {node.name: node for node in nodes}
     convs = convolutions(architecture)
+    block = next(layer for layer in layers(architecture) if isinstance(layer, Block))
+    # What the first layer takes, and what the first block does: what is before that is in
+    # floating point anyway, so that leaving it alone costs no time, and rounding it would alone
+    # move the logits of the starter by 1.2 %.
+    firsts = (next(iter(convs)), next(name for name in convs if name.startswith(block.name)))
+    ends = {by_name[name].input[0] for name in firsts}
 
     def may_be(value: str) -> bool:
         is_mean = by_name[value].op_type == "GlobalAveragePool"  # few numbers, much work before
-        return not (is_mean or value in _KEPT or (kept and value.startswith(kept)))
+        return not (is_mean or value in ends or (kept and value.startswith(kept)))
 
     inputs = {name: by_name[name].input[0] for name in convs if may_be(by_name[name].input[0])}
     added = {
@@ -169,17 +172,21 @@ class _Sums:
         self._since = 0
 
     def result(self) -> Observed:
+        """Return what was seen; nothing can be added any more."""
         self._take_moments()
         moments = {name: total.moments() for name, total in self._totals.items()}
         return Observed(lowest=self._lowest, highest=self._highest, moments=moments)
 
 
 class _Total:
-    """The sums of the inputs of a convolution, and of their products."""
+    """The mean of the inputs of a convolution, and the products of what they are off it.
+
+    Of a wide network these are gigabytes: so there is one array of them, in float32.
+    """
 
     def __init__(self) -> None:
-        self._second: Array = np.zeros(())
-        self._first: Array = np.zeros(())
+        self._products: Array = np.zeros((), np.float32)
+        self._mean: Array = np.zeros(())
         self._count = 0
 
     def add(self, seen: Array) -> None:
@@ -188,14 +195,17 @@ class _Total:
         # Around the mean, or float32 would lose the variance of what hardly varies.
         mean = seen.mean(axis=2, dtype=np.float64)
         seen -= mean[:, :, None].astype(np.float32)
-        second = (seen @ seen.transpose(0, 2, 1)).astype(np.float64)
-        second += count * mean[:, :, None] * mean[:, None, :]
-        self._second = self._second + second
-        self._first = self._first + count * mean
+        products = seen @ seen.transpose(0, 2, 1)
+        products += self._products
+        share = count / (self._count + count)
+        apart = (mean - self._mean).astype(np.float32)
+        products += (self._count * share * apart)[:, :, None] * apart[:, None, :]
+        self._products, self._mean = products, self._mean + share * (mean - self._mean)
         self._count += count
 
     def moments(self) -> Moments:
-        return self._second / self._count, self._first / self._count
+        self._products /= self._count
+        return self._products, self._mean
 
 
 def observe(model: onnx.ModelProto, what: Plan, architecture: ArchSpec, pixels: Array) -> Observed:
@@ -283,9 +293,9 @@ def _scales(what: Plan, seen: Observed) -> dict[str, Array]:
 
 def _scaled(moments: Moments, scale: Array, *, noise: float) -> Moments:
     """Return covariance and mean of scaled inputs that are rounded with this variance."""
-    second, mean = moments
+    covariance, mean = moments
     by_input = np.repeat(scale, mean.size // scale.size).reshape(mean.shape)
-    covariance = second - mean[:, :, None] * mean[:, None, :]
+    covariance = covariance.astype(np.float64)
     covariance *= by_input[:, :, None]
     covariance *= by_input[:, None, :]
     diagonal = np.arange(mean.shape[1])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resnext.quantization import MOST
+from resnext.engines import eightbits
 
 Array = npt.NDArray[Any]
 
@@ -32,10 +32,10 @@ def round_weight(weight: Array, step: Array, covariance: Array) -> Array:
         (G, O, I) int8 levels. The mean square error of no output channel is larger than
         with each weight at its nearest level.
     """
-    nearest = _clip(weight / step[..., None])
+    nearest = eightbits.nearest(weight, step)
     better = _one_by_one(weight, step, covariance)
     worse = error(weight, step, better, covariance) > error(weight, step, nearest, covariance)
-    return np.where(worse[..., None], nearest, better).astype(np.int8)
+    return np.where(worse[..., None], nearest, better)
 
 
 def error(weight: Array, step: Array, levels: Array, covariance: Array) -> Array:
@@ -64,18 +64,14 @@ def _one_by_one(weight: Array, step: Array, covariance: Array) -> Array:
     damping = _DAMPING * variance + np.finfo(np.float32).tiny
     damped = covariance + damping[:, None, None] * np.eye(inputs)
     upper = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)
-    rest, levels = weight.astype(np.float64), np.empty_like(weight, np.float64)
+    rest, levels = weight.astype(np.float64), np.empty_like(weight, np.int8)
     for start in range(0, inputs, _BLOCK):
         stop = min(start + _BLOCK, inputs)
         errors = np.empty((*weight.shape[:2], stop - start))
         for column in range(start, stop):
-            level = levels[..., column] = _clip(rest[..., column] / step)
+            level = levels[..., column] = eightbits.nearest(rest[..., column], step)
             apart = (rest[..., column] - level * step) / upper[:, column, column, None]
             errors[..., column - start] = apart
             rest[..., column:stop] -= apart[..., None] * upper[:, None, column, column:stop]
         rest[..., stop:] -= errors @ upper[:, start:stop, stop:]
     return levels
-
-
-def _clip(levels: Array) -> Array:
-    return np.clip(np.rint(levels), -MOST, MOST)

@@ -27,11 +27,11 @@ def nearest(weight: Array, step: Array) -> Array:
     """Round weights to the nearest level.
 
     Args:
-        weight: (out, ...) weights.
-        step: (out,) steps.
+        weight: (out, ...) or (group, out, ...) weights.
+        step: (out,) or (group, out) steps.
 
     Returns:
         int8 levels.
     """
-    by_channel = step.reshape(-1, *[1] * (weight.ndim - 1))
+    by_channel = step.reshape(*step.shape, *[1] * (weight.ndim - step.ndim))
     return np.clip(np.rint(weight / by_channel), -MOST, MOST).astype(np.int8)

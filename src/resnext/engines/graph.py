@@ -257,14 +257,10 @@ class _Builder:
         return weight * scale[:, None, None, None], bias * scale
 
     def _conv(self, conv: Conv, value: str, *, folded: tuple[Array, Array] | None = None) -> str:
-        if (value in self.ranges) != (f"{conv.name}.levels" in self.stored) and self.stored:
-            raise ModelFileError(
-                f"quantization: {conv.name} has levels and its input no range, or the reverse"
-            )
-        weight, bias = folded or self._fold(conv)
         if value in self.ranges:
-            name, bias, groups = self._rounded_weight(conv, weight, bias)
+            name, bias, groups = self._rounded_weight(conv)
         else:
+            weight, bias = folded or self._fold(conv)
             # A tile holds half as many bfloat16 as bytes, in a network that is in 8 bits elsewhere.
             width = self.group_width // 2 if self.ranges else self.group_width
             weight, groups = join_groups(weight, conv.groups, width=width)
@@ -355,7 +351,7 @@ class _Builder:
             )
         return self.rounded[value]
 
-    def _rounded_weight(self, conv: Conv, weight: Array, bias: Array) -> tuple[str, Array, int]:
+    def _rounded_weight(self, conv: Conv) -> tuple[str, Array, int]:
         """Add a weight in 255 levels around zero, for each output channel its own.
 
         Returns:
@@ -367,6 +363,7 @@ class _Builder:
                 self.stored[f"{conv.name}.{part}"] for part in ("levels", "step", "bias")
             )
         else:
+            weight, bias = self._fold(conv)
             step = eightbits.steps(weight)
             levels = eightbits.nearest(weight, step)
         self._weight(f"{name}.step", step)

@@ -251,7 +251,7 @@ def open_store(classifier: Classifier, tensors: Tensors) -> FeatureStore:
     """Open the features of a network.
 
     Models that differ in the last layer only, as before and after `finetune --head-only`,
-    share theirs.
+    share theirs; in 8 bits each file has its own.
 
     Args:
         classifier: What computes them.
@@ -263,6 +263,8 @@ def open_store(classifier: Classifier, tensors: Tensors) -> FeatureStore:
         "architecture": document.architecture.name,
         "preprocess": document.preprocess.to_json(),
         "versions": [GRAPH_VERSION, FEATURES_VERSION],
+        # Ranges and rounded weights, which are in no backbone.
+        **({"file": classifier.local.sha256} if engine.precision == "int8" else {}),
     }
     parts = (document.architecture.name, engine.name, engine.precision, make_key(facts)[:16])
     return FeatureStore(
