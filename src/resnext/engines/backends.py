@@ -270,7 +270,8 @@ def arithmetic(*, tf32: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _matmul_precision_kept() -> Iterator[None]:
-    places = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    mkldnn: Any = torch.backends.mkldnn  # its attributes are not declared
+    places = torch.backends.cuda.matmul, mkldnn.matmul
     before = [place.fp32_precision for place in places]
     together = "highest"
     # torch refuses to say it where only one of the places was set.

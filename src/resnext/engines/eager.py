@@ -1,4 +1,4 @@
-"""[torch] Run the `nn.Module` itself: on the processor, and as the reference."""
+"""[torch] Run the `nn.Module` itself: on processors, as the reference."""
 
 from __future__ import annotations
 
