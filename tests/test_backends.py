@@ -7,8 +7,9 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,10 @@ def weights(name: str, exact: bool = True) -> Any:
     return spec, folded.fold(spec, preprocessing(SIZE), random_tensors(spec, seed=0), exact=exact)
 
 
-def run(name: str, operations: Any, device: Any = CPU, dtype: Any = torch.float32) -> Any:
-    spec, found = weights(name, dtype == torch.float32)
+def run(
+    name: str, operations: Any, device: Any = CPU, dtype: Any = torch.float32, exact: Any = None
+) -> Any:
+    spec, found = weights(name, dtype == torch.float32 if exact is None else exact)
     module = folded.FoldedNetwork(spec, found, operations, device=device, dtype=dtype)
     with torch.inference_mode():
         return module(torch.from_numpy(random_batch(2, SIZE, seed=1)).to(device))[0].cpu()
@@ -65,6 +68,62 @@ def test_fused_functions_get_what_they_need(name: str, monkeypatch: pytest.Monke
 def test_wide_groups_compute_the_same(name: str) -> None:
     expected = run(name, folded.Operations())
     torch.testing.assert_close(run(name, backends.Wide()), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16", "fp16"])
+def test_wide_groups_take_a_stem_of_whole_numbers(precision: str) -> None:
+    """It has twice the channels and more."""
+    dtypes = {"tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    options = {"dtype": dtypes[precision], "exact": False}
+    expected = run("resnext26_4x2d", folded.Operations(), **options)
+    found = run("resnext26_4x2d", backends.Wide(), **options)
+    assert (found - expected).abs().max() <= backends.AGREEMENT[precision] * expected.abs().max()
+
+
+@pytest.fixture
+def _as_before() -> Iterator[None]:
+    yield
+    torch.set_float32_matmul_precision("highest")
+    for place in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):
+        place.fp32_precision = "none"
+
+
+@pytest.mark.usefixtures("_as_before")
+@pytest.mark.parametrize("together", ["highest", "high", "medium"])
+@pytest.mark.parametrize("on_cuda", [None, "none", "tf32"])
+def test_arithmetic_is_put_back(together: str, on_cuda: str | None) -> None:
+    torch.set_float32_matmul_precision(together)
+    if on_cuda is not None:
+        torch.backends.cuda.matmul.fp32_precision = on_cuda
+    before = _settings()
+    with backends.arithmetic(tf32=together == "highest"):
+        assert _settings() != before
+    assert _settings() == before
+
+
+def _settings() -> list[str]:
+    places = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    try:
+        together = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        together = "mixed"
+    return [together, *(place.fp32_precision for place in places)]
+
+
+def test_arithmetic_is_that_of_one_thread_at_a_time() -> None:
+    seen: list[str] = []
+
+    def other() -> None:
+        with backends.arithmetic(tf32=True):
+            seen.append(torch.get_float32_matmul_precision())
+
+    thread = threading.Thread(target=other)
+    with backends.arithmetic(tf32=False):
+        thread.start()
+        thread.join(timeout=0.2)
+        assert torch.get_float32_matmul_precision() == "highest" and not seen
+    thread.join()
+    assert seen == ["high"]
 
 
 def test_groups_are_joined_as_far_as_they_should() -> None:
@@ -167,10 +226,10 @@ def _program(seconds: float, logits: Any) -> Callable[[], Any]:
 def test_the_fastest_that_runs_and_agrees_is_taken() -> None:
     right = torch.tensor([[1.0, -2.0]])
     programs = {
-        "slow": _program(0.02, right),
+        "slow": _program(0.006, right),
         "wrong": _program(0.0, right + 0.1),
         "void": _program(0.0, right * float("nan")),
-        "fast": _program(0.002, right + 0.001),
+        "fast": _program(0.0005, right + 0.001),
     }
     failures = {"memory": torch.OutOfMemoryError("x"), "compiler": SyntaxError("y")}
 

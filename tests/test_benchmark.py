@@ -118,6 +118,12 @@ def test_pairs_are_those_that_exist() -> None:
     ]
 
 
+def test_nothing_to_measure_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="none of openvino computes in fp16") as raised:
+        benchmark.choose(["openvino"], [], ["fp16"])
+    assert "openvino has fp32, bf16, int8" in raised.value.hint
+
+
 def test_a_contender_that_dies_is_an_error(
     tiny: LocalModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

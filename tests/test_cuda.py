@@ -109,6 +109,25 @@ def test_what_does_not_fit_is_halved_in_its_place() -> None:
             engine.run(pixels)
 
 
+def test_what_does_not_fit_is_not_tried_for_every_batch() -> None:
+    pixels, tried = random_batch(8, SIZE, seed=6), []
+    with open_cpu() as engine:
+        open_program = engine._open_program
+
+        def narrow(count: int) -> Any:
+            tried.append(count)
+            if count > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return open_program(count)
+
+        engine._open_program, engine.best_batch_size = narrow, 8
+        engine.run(pixels)
+        assert max(tried) == 8 and engine.best_batch_size == 2
+        tried.clear()
+        engine.run(pixels)
+    assert tried == [2, 2, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [

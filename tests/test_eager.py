@@ -218,6 +218,18 @@ def test_another_failure_is_one_of_the_engine() -> None:
             engine.run(random_batch(1, SIZE, seed=7))
 
 
+def test_cudnn_stays_on_and_is_exact() -> None:
+    seen: list[tuple[bool, bool]] = []
+    cudnn = torch.backends.cudnn
+    with eager.EagerEngine(*network(), device="cpu") as engine:
+        forward = engine._model.forward_features
+        engine._model.forward_features = lambda images: (
+            seen.append((cudnn.enabled, cudnn.allow_tf32)) or forward(images)
+        )
+        engine.run(random_batch(1, SIZE, seed=0))
+    assert seen == [(True, False)]
+
+
 def test_closed_is_closed() -> None:
     engine = eager.EagerEngine(*network(), device="cpu")
     engine.close()

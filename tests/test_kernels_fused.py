@@ -16,7 +16,11 @@ grouped, pointwise, kernel = (
 )
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = (
+    torch.float32,
+    torch.bfloat16,
+    pytest.param(torch.float16, marks=pytest.mark.slow),
+)
 
 
 def _make(
@@ -66,7 +70,14 @@ def test_sizes_strides_and_types(dtype: torch.dtype, stride: int, size: tuple[in
 
 @pytest.mark.parametrize(
     ("groups", "width", "outs"),
-    [(32, 4, 256), (32, 8, 256), (64, 4, 256), (8, 16, 512), (4, 32, 128), (2, 64, 256)],
+    [
+        (32, 4, 256),
+        (4, 32, 128),
+        *(
+            pytest.param(*stage, marks=pytest.mark.slow)
+            for stage in ((32, 8, 256), (64, 4, 256), (8, 16, 512), (2, 64, 256))
+        ),
+    ],
 )
 def test_first_stages_of_the_networks(groups: int, width: int, outs: int) -> None:
     given = _make((1, 7, 9), groups, width, outs)
@@ -74,7 +85,9 @@ def test_first_stages_of_the_networks(groups: int, width: int, outs: int) -> Non
     _assert_right(given, groups, residual=residual)
 
 
-@pytest.mark.parametrize(("groups", "width"), [(3, 12), (2, 48), (2, 96), (5, 6)])
+@pytest.mark.parametrize(
+    ("groups", "width"), [(3, 12), (2, 48), (5, 6), pytest.param(2, 96, marks=pytest.mark.slow)]
+)
 def test_channels_that_fill_no_tile(groups: int, width: int) -> None:
     _assert_right(_make((2, 5, 5), groups, width, 72), groups)
 
@@ -85,7 +98,7 @@ def test_a_residual_is_added_before_the_last_relu(relu: bool) -> None:
     _assert_right(given, 8, residual=here.random(1, 5, 5, 64), relu=relu)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", DTYPES[1:])
 def test_it_equals_one_kernel_after_the_other(dtype: torch.dtype) -> None:
     given = _make((2, 7, 7), 32, 4, 256, dtype)
     between = grouped.grouped3x3(
@@ -95,7 +108,7 @@ def test_it_equals_one_kernel_after_the_other(dtype: torch.dtype) -> None:
     torch.testing.assert_close(_fused(given, 32), wanted, rtol=here.TOLERANCES[dtype], atol=1e-3)
 
 
-@pytest.mark.parametrize("columns", [256, 512])
+@pytest.mark.parametrize("columns", [256, pytest.param(512, marks=pytest.mark.slow)])
 def test_every_configuration_computes_the_same(
     columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

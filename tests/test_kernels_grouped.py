@@ -14,7 +14,11 @@ from resnext.errors import ConfigError  # noqa: E402
 kernel = here.load("resnext.kernels.grouped")
 pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = (
+    torch.float32,
+    torch.bfloat16,
+    pytest.param(torch.float16, marks=pytest.mark.slow),
+)
 # Groups and channels of one, in the four stages of each public network.
 NETWORKS = {"32x4d": 32, "32x8d": 32, "64x4d": 64, "32x16d": 32, "32x32d": 32, "32x48d": 32}
 STAGES = [
@@ -43,7 +47,13 @@ def _assert_right(x: Any, filters: Any, bias: Any, groups: int, **options: Any) 
     here.assert_close(found, here.expected(x, filters, bias, groups=groups, **options))
 
 
-@pytest.mark.parametrize("width", sorted({width for _, width in STAGES}))
+@pytest.mark.parametrize(
+    "width",
+    [
+        pytest.param(width, marks=[pytest.mark.slow] * (width > 48))
+        for width in sorted({width for _, width in STAGES})
+    ],
+)
 @pytest.mark.parametrize("stride", [1, 2])
 def test_group_widths_of_every_network(width: int, stride: int) -> None:
     # Enough groups for two tiles, and the last tile not full where groups share one.
@@ -59,7 +69,9 @@ def test_stages_of_every_network(groups: int, width: int) -> None:
     _assert_right(*_make((1, 7, 7), groups, width, torch.bfloat16), groups)
 
 
-@pytest.mark.parametrize("width", [1, 3, 6, 12, 20, 24, 40, 48, 100])
+@pytest.mark.parametrize(
+    "width", [1, 3, 6, 12, 20, 24, 40, 48, pytest.param(100, marks=pytest.mark.slow)]
+)
 def test_group_widths_that_are_no_power_of_two(width: int) -> None:
     _assert_right(*_make((1, 4, 5), 3, width), 3)
 
@@ -76,7 +88,13 @@ def test_the_relu_is_optional(relu: bool) -> None:
     _assert_right(*_make((1, 5, 5), 8, 8), 8, relu=relu)
 
 
-@pytest.mark.parametrize("config", kernel.configs(10**6), ids=str)
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(config, marks=[pytest.mark.slow] * (index > 1), id=str(config))
+        for index, config in enumerate(kernel.configs(10**6))
+    ],
+)
 def test_every_configuration_computes_the_same(
     config: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +127,10 @@ def test_nan_stays_in_its_group_and_its_neighbourhood(groups: int, width: int) -
     assert not nans[0, 0].any()
 
 
-@pytest.mark.parametrize(("groups", "width"), [(16, 4), (4, 32), (3, 12), (2, 96)])
+@pytest.mark.parametrize(
+    ("groups", "width"),
+    [(16, 4), (4, 32), (3, 12), pytest.param(2, 96, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("stride", [1, 2])
 def test_int8_is_scaled_by_channel_and_rounded(groups: int, width: int, stride: int) -> None:
     x, filters, bias = _make((2, 5, 6), groups, width)

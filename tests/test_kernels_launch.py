@@ -97,15 +97,16 @@ def test_a_compiled_kernel_is_started_with_what_tuning_chose(
             return lambda **arguments: started.append((grid, arguments))
 
     def choose(key: str, configs: list[dict[str, int]], start: object, *, device: object) -> object:
-        assert (key, str(device)) == ("key", "meta")
+        assert (key, str(device)) == ("key tf32", "meta")  # a choice for each precision
         return configs[1]
 
     gpu.setattr(launch.tuning, "choose", choose)
     gpu.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     x = torch.empty(4, device="meta")
     configs = [{"BLOCK_M": 128}, {"BLOCK_M": 64}]
-    launch.run(Kernel(), {"x": x}, lambda config: config["BLOCK_M"] + 1, key="key", configs=configs)
-    assert started == [((65,), {"x": x, "BLOCK_M": 64, "enable_fp_fusion": True})]
+    given = {"x": x, "PRECISION": "tf32"}
+    launch.run(Kernel(), given, lambda config: config["BLOCK_M"] + 1, key="key", configs=configs)
+    assert started == [((65,), {**given, "BLOCK_M": 64, "enable_fp_fusion": True})]
 
 
 @pytest.mark.parametrize(("count", "rounded"), [(0, 1), (1, 1), (2, 2), (49, 64), (64, 64)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,22 @@ def test_words_are_kept_too_and_odd_ones_measured_again(tmp_path: Path) -> None:
         asked.clear()
     record = json.loads((tmp_path / measured.FILE).read_text())
     assert record == {"a": {"x": 1.5}, "way": {"x": "fast"}}
+
+
+def test_who_measures_something_else_does_not_wait(tmp_path: Path) -> None:
+    def other() -> None:
+        measured.remember(tmp_path, "b", "x", Measure(2.5))
+
+    def slow() -> float:
+        thread = threading.Thread(target=other, daemon=True)
+        thread.start()
+        thread.join(timeout=5)
+        assert not thread.is_alive()
+        return 1.5
+
+    measured.remember(tmp_path, "a", "x", slow)
+    record = json.loads((tmp_path / measured.FILE).read_text())
+    assert record == {"a": {"x": 1.5}, "b": {"x": 2.5}}
 
 
 def test_a_failure_to_measure_is_the_callers(tmp_path: Path) -> None:

@@ -95,6 +95,13 @@ def test_a_device_that_is_not_there_is_refused(local: LocalModel) -> None:
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize("device", ["mps", "xpu:0", "meta"])
+def test_only_processors_and_gpus_of_cuda_are_devices(local: LocalModel, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device is '{device}'; expected cpu, cuda or one"):
+        select.load(local, engine="torch", device=device)
+
+
+@pytest.mark.torch
 def test_a_gpu_is_where_torch_finds_one(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     for there in (True, False):

@@ -16,7 +16,9 @@ from resnext.engines import select, tuning
 from resnext.errors import EngineError
 from resnext.weights import LocalModel
 
-CHOICE = tuning.Choice(engine="openvino", precision="fp32", batch_size=3, images_per_s=9.5)
+CHOICE = tuning.Choice(
+    engine="openvino", precision="fp32", batch_size=3, images_per_s=9.5, gpu=False
+)
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +79,7 @@ def test_a_backend_can_be_remembered(tiny: LocalModel, monkeypatch: pytest.Monke
         {"batch_size": 0},
         {"batch_size": "8"},
         {"precision": "int2"},
+        {"gpu": "yes"},
         {"more": 1},
     ],
 )
@@ -99,6 +102,30 @@ def test_a_runtime_that_is_gone_is_not_asked_for(
     monkeypatch.setattr(select, "is_installed", lambda _name: False)
     with select.load(tiny) as engine:
         assert engine.name == "openvino" and engine.best_batch_size != 3
+
+
+@pytest.mark.torch
+def test_a_gpu_that_is_hidden_is_not_asked_for(
+    tiny: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning.remember(tiny, replace(CHOICE, engine="torch", precision="tf32", gpu=True))
+    monkeypatch.setattr(select, "has_gpu", lambda: False)
+    with select.load(tiny) as engine:
+        assert engine.name == "openvino" and engine.best_batch_size != 3
+
+
+def test_what_takes_minutes_to_start_is_not_kept(tiny: LocalModel) -> None:
+    rows = [
+        benchmark.Row(engine=name, precision="bf16", batch_size=8, images_per_s=rate, gpu="H")
+        for name, rate in (("torch:compile", 9.0), ("torch", 8.0), ("openvino", 1.0))
+    ]
+    options: dict[str, Any] = {"model": "tiny", "architecture": "x", "input_size": 32}
+    report = benchmark.Report(**options, rounds=1, rows=tuple(rows), peaks={})
+    benchmark.remember(tiny, report)
+    found = tuning.find(tiny)
+    assert found is not None and (found.engine, found.gpu) == ("torch", True)
+    with pytest.raises(EngineError, match="nothing to remember"):
+        benchmark.remember(tiny, replace(report, rows=tuple(rows[:1])))
 
 
 def test_the_command_keeps_the_fastest(tiny: LocalModel, capsys: Any) -> None:

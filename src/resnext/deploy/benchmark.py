@@ -129,7 +129,7 @@ def choose(
         eight_bits: Whether the model was quantized.
 
     Raises:
-        ConfigError: A name is unknown.
+        ConfigError: A name is unknown, or there is no such pair.
     """
     every = get_args(Precision)
     for given, known in ((engines, OWN), (against, RIVALS), (precisions, every)):
@@ -141,12 +141,16 @@ def choose(
                     hint=f"did you mean {near[0]!r}?" if near else "",
                 )
     wanted = precisions or ("fp32", "bf16", *(["int8"] if eight_bits else []))
-    return [
-        (name, precision)
-        for name in (*(engines or USUAL), *against)
-        for precision in PRECISIONS[name]
-        if precision in wanted
+    names = (*(engines or USUAL), *against)
+    pairs = [
+        (name, precision) for name in names for precision in PRECISIONS[name] if precision in wanted
     ]
+    if not pairs:
+        raise ConfigError(
+            f"nothing to measure: none of {', '.join(names)} computes in {', '.join(wanted)}",
+            hint="; ".join(f"{name} has {', '.join(PRECISIONS[name])}" for name in names),
+        )
+    return pairs
 
 
 def benchmark(
@@ -242,6 +246,8 @@ def _report(
 def remember(local: LocalModel, report: Report) -> Path:
     """Let the fastest engine of this package be what "auto" takes for a model here.
 
+    Not torch:compile: every start would take minutes.
+
     Returns:
         The file that says so.
 
@@ -249,15 +255,22 @@ def remember(local: LocalModel, report: Report) -> Path:
         EngineError: None of them ran.
         OutputError: The cache cannot be written.
     """
-    ran = [row for row in report.rows if row.engine in OWN and row.images_per_s is not None]
+    ran = [
+        row
+        for row in report.rows
+        if row.engine in OWN and row.engine != "torch:compile" and row.images_per_s is not None
+    ]
     if not ran:
-        raise EngineError("no engine of this package ran; there is nothing to remember")
+        raise EngineError(
+            "no engine of this package ran, torch:compile aside; there is nothing to remember"
+        )
     best = max(ran, key=lambda row: row.images_per_s or 0)
     choice = tuning.Choice(
         engine=best.engine,
         precision=best.precision,
         batch_size=best.batch_size,
         images_per_s=round(best.images_per_s or 0, 2),
+        gpu=bool(best.gpu),
     )
     return tuning.remember(local, choice)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -44,6 +45,8 @@ Call = Callable[[Tensor], tuple[Tensor, ...]]
 
 GROUP_WIDTH = 32  # channels that "wide" joins groups to
 
+_ARITHMETIC = threading.RLock()  # torch has one for the whole process
+
 _TRIALS, _CALLS = 5, 3  # of a measurement: the best of so many times so many calls
 
 
@@ -63,7 +66,7 @@ class Wide(Operations):
         self, conv: Conv, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None = None
     ) -> Tensor:
         """Compute as `Operations.convolve` does."""
-        if not is_pointwise(conv):
+        if conv.groups > 1:  # a stem may take more channels than its layer says
             conv = replace(conv, groups=conv.in_channels // weight.shape[1])
         return super().convolve(conv, x, weight, bias, residual)
 
@@ -254,15 +257,32 @@ def fastest(
 
 @contextlib.contextmanager
 def arithmetic(*, tf32: bool) -> Iterator[None]:
-    """Let torch round products of float32 to 10 bits of mantissa, or not; then as before."""
-    before = torch.backends.cuda.matmul.fp32_precision
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    try:
+    """Let torch round products of float32 to 10 bits of mantissa, or not; then as before.
+
+    One thread at a time: the settings are those of the whole process.
+    """
+    with _ARITHMETIC, _matmul_precision_kept():
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
         # Benchmark: shapes are few, and each is captured once.
         with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=tf32):
             yield
+
+
+@contextlib.contextmanager
+def _matmul_precision_kept() -> Iterator[None]:
+    mkldnn: Any = torch.backends.mkldnn  # its attributes are not declared
+    places = torch.backends.cuda.matmul, mkldnn.matmul
+    before = [place.fp32_precision for place in places]
+    together = "highest"
+    # torch refuses to say it where only one of the places was set.
+    with contextlib.suppress(RuntimeError):
+        together = torch.get_float32_matmul_precision()
+    try:
+        yield
     finally:
-        torch.set_float32_matmul_precision("high" if before == "tf32" else "highest")
+        torch.set_float32_matmul_precision(together)
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
 
 
 def _agrees(found: Tensor, expected: Tensor, limit: float) -> bool:

@@ -120,10 +120,16 @@ class CudaEngine(AbstractEngine):
         return outputs
 
     def _infer(self, batch_nhwc: Pixels) -> Outputs:
-        return self._finish(self._start(batch_nhwc))
+        try:
+            return self._finish(self._start(batch_nhwc))
+        except MemoryError:
+            # Or this size would be measured and captured anew for every batch to come.
+            self.best_batch_size = max(1, min(self.best_batch_size, len(batch_nhwc) // 2))
+            raise
 
     def _start(self, batch_nhwc: Pixels) -> Pending:
-        with self._guarded():
+        tf32 = self.precision == "tf32"
+        with self._guarded(), torch.inference_mode(), backends.arithmetic(tf32=tf32):
             program = self._open_program(len(batch_nhwc))
             if self._lane is not None:
                 return self._lane.start(batch_nhwc, program)
@@ -141,8 +147,7 @@ class CudaEngine(AbstractEngine):
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
         try:
-            with torch.inference_mode(), backends.arithmetic(tf32=self.precision == "tf32"):
-                yield
+            yield
         except torch.OutOfMemoryError as error:
             raise MemoryError(str(error)) from error
         except RuntimeError as error:

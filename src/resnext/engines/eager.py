@@ -1,4 +1,4 @@
-"""[torch] Run the `nn.Module` itself: for CUDA, and as the reference."""
+"""[torch] Run the `nn.Module` itself: on processors, as the reference."""
 
 from __future__ import annotations
 
@@ -92,8 +92,9 @@ class EagerEngine(AbstractEngine):
 
     def _infer(self, batch_nhwc: npt.NDArray[np.uint8]) -> Outputs:
         try:
-            # By default cuDNN rounds float32 to 10 bits of mantissa.
-            with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+            # By default cuDNN rounds float32 to 10 bits of mantissa, and `flags` turns it off.
+            exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+            with torch.inference_mode(), exact:
                 # Writable, or torch warns.
                 pixels = torch.from_numpy(np.require(batch_nhwc, requirements="W"))
                 pixels = pixels.to(self._device).permute(0, 3, 1, 2)

@@ -38,7 +38,7 @@ def remember(
 
     Args:
         cache: Folder of the record; None for no record.
-        name: What is measured.
+        name: What is measured; part of a file's name.
         key: The machine, and what else decides.
         measure: Called at most once, unless the record cannot be written; returns a JSON value.
         parse: Makes of a value in the record what `measure` returns; raises ValueError or
@@ -55,15 +55,17 @@ def remember(
     # A folder that cannot be written is reported where it costs more: `CompiledCache`.
     with contextlib.suppress(OutputError, OSError):
         cache.mkdir(parents=True, exist_ok=True)
-        # One process measures, alone: they would disturb each other and then disagree.
-        with FileLock(f"{path}.lock"):
-            record = _read(path)
+        # One process measures, alone: they would disturb each other and then disagree. Who
+        # measures something else does not wait for it: on a GPU it may take minutes.
+        with FileLock(f"{path}.{name}.lock"):
             with contextlib.suppress(LookupError, ValueError, TypeError):
-                return parse(record[name][key])
+                return parse(_read(path)[name][key])
             found.append(measure())
-            record.setdefault(name, {})[key] = found[0]
-            with atomic(path) as file:
-                file.write(json.dumps(record, indent=1).encode())
+            with FileLock(f"{path}.lock"):
+                record = _read(path)
+                record.setdefault(name, {})[key] = found[0]
+                with atomic(path) as file:
+                    file.write(json.dumps(record, indent=1).encode())
     return found[0] if found else measure()
 
 

@@ -73,7 +73,8 @@ def load(
     choice = None
     if (engine, precision, threads) == ("auto", "auto", None):
         choice = tuning.find(local)
-    if choice is not None and is_installed(choice.engine):
+    # A GPU may be hidden since: the choice says nothing of the processor.
+    if choice is not None and is_installed(choice.engine) and (not choice.gpu or has_gpu()):
         engine, precision = choice.engine, choice.precision
     _check_channels(local)
     options: dict[str, Any] = {"precision": precision, "threads": threads}
@@ -112,6 +113,9 @@ def _open_torch(
     local: LocalModel, engine: str, device: str | None, **options: Any
 ) -> AbstractEngine:
     """Open the module itself on a processor, the folded network on a GPU or where asked for."""
+    kind = (device or "cpu").partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ConfigError(f"device is {device!r}; expected cpu, cuda or one such as cuda:1")
     eager = import_extra("resnext.engines.eager", extra="torch")
     backend = engine.partition(":")[2]
     device = device or ("cuda" if eager.has_gpu() else "cpu")

@@ -38,12 +38,14 @@ class Choice:
         precision: What it computes in.
         batch_size: Pictures at once.
         images_per_s: How fast that was.
+        gpu: Whether it ran on a GPU.
     """
 
     engine: str
     precision: str
     batch_size: int
     images_per_s: float
+    gpu: bool
 
 
 def find(local: LocalModel) -> Choice | None:
@@ -104,6 +106,7 @@ def _is_sound(choice: Choice) -> bool:
         and choice.precision in _PRECISIONS
         and isinstance(batch, int)
         and 1 <= batch <= _MOST_BATCH
+        and isinstance(choice.gpu, bool)
     )
 
 

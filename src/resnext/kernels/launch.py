@@ -57,7 +57,8 @@ def run(
 
     Args:
         kernel: What `triton.jit` made.
-        arguments: What the kernel takes, by name, but for what the configuration holds.
+        arguments: What the kernel takes, by name, but for what the configuration holds; with
+            PRECISION, what `precision` returned.
         grid: Number of programs with a configuration.
         key: What the choice depends on: the kernel, its shapes and types.
         configs: What to choose from, the likeliest first.
@@ -72,6 +73,8 @@ def run(
         start(configs[0])
         return
     with torch.cuda.device(device):
+        # The types do not tell how products of float32 are rounded.
+        key = f"{key} {arguments['PRECISION']}"
         start(tuning.choose(key, configs, start, device=device))
 
 
