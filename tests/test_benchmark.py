@@ -112,6 +112,8 @@ def test_pairs_are_those_that_exist() -> None:
         ("torch", "tf32"),
         ("torch", "fp16"),
     ]
+    own_choice = ("plain-openvino", "auto")
+    assert own_choice in benchmark.choose(["openvino"], ["plain-openvino"], ["bf16"])
     assert benchmark.choose(["openvino"], ["timm"], ["bf16"]) == [
         ("openvino", "bf16"),
         ("timm", "bf16"),

@@ -143,7 +143,10 @@ def choose(
     wanted = precisions or ("fp32", "bf16", *(["int8"] if eight_bits else []))
     names = (*(engines or USUAL), *against)
     pairs = [
-        (name, precision) for name in names for precision in PRECISIONS[name] if precision in wanted
+        (name, precision)
+        for name in names
+        for precision in PRECISIONS[name]
+        if precision in (*wanted, "auto")
     ]
     if not pairs:
         raise ConfigError(

@@ -31,8 +31,8 @@ PRECISIONS: dict[str, tuple[str, ...]] = {
     "openvino": ("fp32", "bf16", "int8"),
     "onnxruntime": ("fp32", "int8"),
     **dict.fromkeys((*select.TORCH, "torchvision", "timm", "torch-compile"), _BY_TORCH),
-    "plain-openvino": ("fp32",),
-    "plain-onnxruntime": ("fp32",),
+    "plain-openvino": ("auto",),  # its own choice
+    "plain-onnxruntime": ("auto",),
 }
 
 _MOST_LATENCIES = 10_000

@@ -15,6 +15,7 @@ _COLORS = {
     "bf16": figures.BLUE,
     "fp16": "#6b46c1",
     "int8": figures.GREEN,
+    "auto": "#c9c9c9",  # a runtime's own choice
 }
 
 
