@@ -75,6 +75,16 @@ def test_the_part_test_is_not_in_an_index_and_that_is_said(
     assert "the part `test` is not used" in found.notes
 
 
+@pytest.mark.parametrize("part", [None, "val"])
+def test_a_set_of_val_alone_is_refused_with_the_path_to_give(
+    part: str | None, train_and_val: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(train_and_val / "val", tmp_path / "only" / "val")
+    with pytest.raises(DatasetError, match="has val, but no train") as error:
+        gather.gather(str(tmp_path / "only"), part=part)
+    assert str(tmp_path / "only" / "val") in error.value.hint
+
+
 def test_a_part_that_is_not_there_is_refused(train_and_val: Path) -> None:
     alone = train_and_val / "train"
     assert gather.gather(str(alone), part="train").total == 18

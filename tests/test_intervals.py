@@ -137,6 +137,20 @@ def test_differences_to_a_better_model_are_above_zero() -> None:
     assert paired.high - paired.low < alone.high - alone.low
 
 
+def test_one_picture_that_differs_does_not_tell_two_models_apart() -> None:
+    targets = np.repeat(np.arange(10), 20)
+    first = np.where(np.arange(200) % 3 == 0, (targets + 1) % 10, targets)
+    second = first.copy()
+    second[3] = targets[3]
+    assert (first != second).sum() == 1
+    found = known(
+        intervals.class_average_differences((first, second), (targets, targets), num_classes=10)
+    )
+    assert found
+    for name, interval in found.items():
+        assert interval.low <= 0 < interval.high, name
+
+
 def test_the_draws_are_those_of_the_seed_and_keep_the_size_of_each_class() -> None:
     chances = model(4, seed=0)
     targets = np.r_[np.repeat(np.arange(4), 30), -1]

@@ -100,6 +100,9 @@ def evaluate(
     if as_json:
         print(json.dumps(figures))
         return INPUT_FAILED if found.problems and not ignore_errors else 0
-    written = [("report", output and output / report.REPORT), ("model", calibrate)]
+    written = [
+        ("report", output and output / report.REPORT),
+        ("written", calibrate and wording.calibrated(calibrate, figures)),
+    ]
     print(text.pairs([*wording.describe(figures), *written]))
     return INPUT_FAILED if found.problems and not ignore_errors else 0

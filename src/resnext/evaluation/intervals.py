@@ -295,6 +295,7 @@ def bootstrap(
     down by twice the bias that the draws show: once for theirs, once for the sample's, which
     is about the same. Few pictures make macro precision look better than it is: of 200 classes
     of 10 pictures each it was inside in 89 of 100 simulated samples, without moving in 36.
+    An end on which many draws lie stays: as at 0, where two models differ in a picture or two.
 
     Draws say nothing of a stratum of one picture, nor of a figure that none of them changes,
     as where all answers are right: there is no interval then, rather than one without width.
@@ -331,9 +332,16 @@ def bootstrap(
             found[name] = None
             continue
         ends = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-        low, high = np.clip(ends - 2 * (values.mean() - value), *bounds)
+        moved = ends - 2 * (values.mean() - value)
+        low, high = np.clip(np.where(_many_at(ends, values, confidence), ends, moved), *bounds)
         found[name] = Interval(low=float(low), high=float(high), confidence=confidence)
     return found
+
+
+def _many_at(ends: Floats, values: Floats, confidence: float) -> NDArray[np.bool_]:
+    """Tell whether more draws lie on an end than are to lie beyond it."""
+    on = np.abs(values - ends[:, None]) < _ROUNDING
+    return np.asarray(on.mean(axis=1) > (1 - confidence) / 2)
 
 
 def _redraw(pictures: Integers, strata: Integers, *, draws: int, seed: int) -> Iterator[Integers]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from resnext.errors import counted
@@ -231,6 +232,14 @@ def _where(figures: Figures) -> Lines:
         ("confused", ", ".join(confused)),
         ("time", speed(figures["computed"])),
     ]
+
+
+def calibrated(path: Path, figures: Figures) -> str:
+    """Say what `--calibrate` has set in the file it wrote."""
+    found = figures["suggested"]
+    threshold = found["reject_threshold"]
+    rejects = "rejects nothing" if threshold is None else f"rejects below {100 * threshold:.1f} %"
+    return f"{path}: temperature {found['temperature']:.3f}, {rejects}"
 
 
 def speed(computed: Figures) -> str:

@@ -72,13 +72,16 @@ def gather(data: str, *, part: str | None = None) -> Gathered:
         return Gathered(items=_plain(data), notes=(_NO_LABELS,))
     intake = take_in(data)
     parts = [intake_parts[number] for number in intake.parts.tolist()]
-    _check_part(data, part, parts if intake.labelled else ())
-    chosen = ("train", "val") if part == "all" else (part or "train",)
-    entries = [entry for entry, own in zip(intake.entries, parts, strict=True) if own in chosen]
     keeps = intake.labelled and not intake.multi_label
     names = sort_names(name for entry in intake.entries for name in entry.classes) if keeps else ()
     if intake.refusal and names and all(map(part_of, names)):
-        raise DatasetError(intake.refusal, hint="give the path of the part to put into an index")
+        raise DatasetError(
+            intake.refusal,
+            hint=f"give the path of the part to put into an index: {os.path.join(data, names[0])}",
+        )
+    _check_part(data, part, parts if intake.labelled else ())
+    chosen = ("train", "val") if part == "all" else (part or "train",)
+    entries = [entry for entry, own in zip(intake.entries, parts, strict=True) if own in chosen]
     numbers = {name: number for number, name in enumerate(names)}
     return Gathered(
         items=[Item(_name(entry), entry.source, _number(entry, numbers)) for entry in entries],

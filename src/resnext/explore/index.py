@@ -110,8 +110,8 @@ class Index:
             raise ModelFileError(
                 f"{self.path}: was made by another model, {self.document.model}"
                 f" ({self.document.architecture}), than {classifier.document.name}"
-                f" ({classifier.document.architecture.name}) is now",
-                hint="search with that model, or build the index anew with this one",
+                f" ({classifier.document.architecture.name}) in {classifier.local.path}",
+                hint="take that model, or build the index anew with this one",
             )
 
     def search(self, queries: NDArray[np.float32], count: int) -> list[tuple[Neighbor, ...]]:
@@ -277,7 +277,7 @@ def open_index(path: Path) -> Index:
         reason = str(error) if isinstance(error, _Damage) else _reason(error)
         raise DatasetError(
             f"{path}: no index that can be used: {reason}",
-            hint="make it again with `resnext index`",
+            hint="`resnext index PICTURES -o FILE` makes one",
         ) from error
 
 
