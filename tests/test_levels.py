@@ -59,6 +59,7 @@ def logits(local: LocalModel, quantization: Quantization | None, folder: Path) -
         return engine.run(batch(80, seed=1)).logits
 
 
+@pytest.mark.slow
 def test_answers_stay(grouped: LocalModel, found: dict[str, Quantization], tmp_path: Path) -> None:
     exact = logits(grouped, None, tmp_path)
     apart = {}

@@ -170,6 +170,7 @@ def test_a_file_is_written_that_says_what_it_cost(
     assert "is there already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_too_many_changed_answers_leave_no_file(
     path: Path, pictures: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
