@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,14 @@ def _check_local(address: Any) -> None:
         local = False
     if not local:
         raise NetworkUsedError(f"a test tried to reach {host}; mark it `network` or use a server")
+
+
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """Let small networks not wait for threads; torch has one number for the whole process."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

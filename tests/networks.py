@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from resnext import arch
 from resnext.arch import ArchSpec
+from resnext.modelfile import ModelDocument
+from resnext.predictions import Labels
 from resnext.preprocess import PreprocessSpec
 
 Tensors = dict[str, npt.NDArray[np.float32]]
@@ -37,6 +41,19 @@ def _draw(rng: np.random.Generator, key: str, shape: tuple[int, ...]) -> npt.NDA
 def random_batch(count: int, size: int, *, seed: int) -> npt.NDArray[np.uint8]:
     """Draw pictures (N, S, S, 3), every pixel value as likely."""
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+@cache
+def random_network(name: str, size: int) -> tuple[ModelDocument, dict[str, npt.NDArray[Any]]]:
+    """Return a network of 7 classes and its tensors, as engines take them."""
+    spec = arch.parse(name, num_classes=7)
+    document = ModelDocument(
+        name="net",
+        architecture=spec,
+        labels=Labels(tuple("abcdefg")),
+        preprocess=preprocessing(size),
+    )
+    return document, random_tensors(spec, seed=0)
 
 
 def preprocessing(size: int) -> PreprocessSpec:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from networks import Tensors, preprocessing, random_batch, random_tensors, relative_error
+from networks import (
+    Tensors,
+    random_batch,
+    random_network,
+    relative_error,
+)
 
-from resnext import arch, testing, weights
+from resnext import testing, weights
 from resnext.engines import select
 from resnext.errors import ConfigError, EngineError, import_extra
 from resnext.modelfile import ModelDocument
-from resnext.predictions import Labels
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_torch_thread")]
 torch = pytest.importorskip("torch")
 cuda = import_extra("resnext.engines.cuda", extra="torch")
 eager = import_extra("resnext.engines.eager", extra="torch")
@@ -30,24 +33,8 @@ NAMES = ["resnext26_4x2d", "seresnextaa26d_4x2d", "skresnext26_4x2d"]
 on_gpu = pytest.mark.gpu
 
 
-@cache
 def network(name: str = NAMES[0]) -> tuple[ModelDocument, Tensors]:
-    spec = arch.parse(name, num_classes=7)
-    document = ModelDocument(
-        name="net",
-        architecture=spec,
-        labels=Labels(tuple("abcdefg")),
-        preprocess=preprocessing(SIZE),
-    )
-    return document, random_tensors(spec, seed=0)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    return random_network(name, SIZE)
 
 
 def open_cpu(name: str = NAMES[0], **options: Any) -> Any:

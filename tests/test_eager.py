@@ -5,23 +5,26 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from networks import Tensors, preprocessing, random_batch, random_tensors, relative_error
+from networks import (
+    Tensors,
+    random_batch,
+    random_network,
+    relative_error,
+)
 
-from resnext import Classifier, arch, modelfile, testing
+from resnext import Classifier, modelfile, testing
 from resnext.engines import graph
 from resnext.engines.base import AbstractEngine, GraphSource, Signature
 from resnext.engines.openvino import OpenVINOEngine
 from resnext.errors import ConfigError, EngineError, import_extra
 from resnext.modelfile import ModelDocument
-from resnext.predictions import Labels
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_torch_thread")]
 torch = pytest.importorskip("torch")
 eager = import_extra("resnext.engines.eager", extra="torch")
 zoo = import_extra("resnext.zoo", extra="torch")
@@ -31,25 +34,8 @@ SIZE = 64
 NAMES = ["resnext26_4x2d", "seresnextaa26d_4x2d", "skresnext26_4x2d"]
 
 
-@cache
 def network(name: str = NAMES[0]) -> tuple[ModelDocument, Tensors]:
-    spec = arch.parse(name, num_classes=7)
-    document = ModelDocument(
-        name="net",
-        architecture=spec,
-        labels=Labels(tuple("abcdefg")),
-        preprocess=preprocessing(SIZE),
-    )
-    return document, random_tensors(spec, seed=0)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Let small networks not wait for threads; torch has one number for the whole process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    return random_network(name, SIZE)
 
 
 def test_the_number_of_threads_is_put_back_also_after_an_error() -> None:

@@ -11,7 +11,6 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from resnext.errors import (
 from resnext.predictions import Labels
 from resnext.preprocess import PreprocessSpec
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_torch_thread")]
 torch = pytest.importorskip("torch")
 files = pytest.importorskip("safetensors.torch")
 zoo = import_extra("resnext.zoo", extra="torch")
@@ -58,15 +57,6 @@ def write(path: Path, spec: ArchSpec = TINY, *, seed: int = 0, dtype: str = "flo
     else:
         files.save_file(stored, path)
     return tensors
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Let small networks not wait for threads; torch has one number for the whole process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,8 @@ from resnext.errors import ConfigError, EngineError, counted
 if TYPE_CHECKING:  # 80 ms, which a start from a warm cache has no use for
     import onnx
 
+    from resnext.modelfile import ModelDocument
+
 IMAGE: Final = "image"  # names of the graph's input and outputs
 LOGITS: Final = "logits"
 EMBEDDING: Final = "embedding"
@@ -69,6 +71,18 @@ class Signature:
     num_classes: int
     embedding_size: int
     feature_maps: bool = False
+
+    @classmethod
+    def of(cls, document: ModelDocument, *, feature_maps: bool) -> Self:
+        """Return the sizes of a model's network."""
+        spec = document.architecture
+        return cls(
+            input_size=document.preprocess.input_size,
+            in_chans=spec.in_chans,
+            num_classes=spec.num_classes,
+            embedding_size=spec.embedding_size,
+            feature_maps=feature_maps,
+        )
 
 
 class Build(Protocol):

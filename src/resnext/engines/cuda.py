@@ -83,13 +83,7 @@ class CudaEngine(AbstractEngine):
         if backend != "auto" and (reason := backends.obstacle(backend, self._device)):
             raise ConfigError(f"the backend is {backend!r}, which does not run here: {reason}")
         spec, size = document.architecture, document.preprocess.input_size
-        signature = Signature(
-            input_size=size,
-            in_chans=spec.in_chans,
-            num_classes=spec.num_classes,
-            embedding_size=spec.embedding_size,
-            feature_maps=feature_maps,
-        )
+        signature = Signature.of(document, feature_maps=feature_maps)
         on_gpu = self._device.type == "cuda"
         batch_size = _batch_size(size) if on_gpu else BEST_BATCH_SIZE
         super().__init__(signature, precision=chosen, best_batch_size=batch_size)

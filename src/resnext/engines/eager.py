@@ -68,13 +68,7 @@ class EagerEngine(AbstractEngine):
         if precision == "bf16" or (precision == "auto" and self._device.type == "cuda"):
             chosen = "bf16"
         spec = document.architecture
-        signature = Signature(
-            input_size=document.preprocess.input_size,
-            in_chans=spec.in_chans,
-            num_classes=spec.num_classes,
-            embedding_size=spec.embedding_size,
-            feature_maps=feature_maps,
-        )
+        signature = Signature.of(document, feature_maps=feature_maps)
         super().__init__(signature, precision=chosen, best_batch_size=BEST_BATCH_SIZE)
         if threads is not None:
             torch.set_num_threads(threads)

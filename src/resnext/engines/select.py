@@ -178,13 +178,7 @@ def describe(local: LocalModel, *, feature_maps: bool = False) -> GraphSource:
         )
 
     return GraphSource(
-        signature=Signature(
-            input_size=preprocess.input_size,
-            in_chans=architecture.in_chans,
-            num_classes=architecture.num_classes,
-            embedding_size=architecture.embedding_size,
-            feature_maps=feature_maps,
-        ),
+        signature=Signature.of(document, feature_maps=feature_maps),
         build=build,
         eight_bits=eight_bits is not None,
         # The file alone does not tell: for foreign checkpoints the rest comes from elsewhere.
