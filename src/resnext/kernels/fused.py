@@ -205,8 +205,8 @@ def grouped_pointwise(
     launch.check("bias3", bias3, (channels,), torch.float32)
     launch.check("weight1", weight1, (columns, channels), x.dtype)
     launch.check("bias1", bias1, (columns,), torch.float32)
-    out_height, out_width = (launch.output_size(side, stride) for side in (height, width))
-    out = x.new_empty((batch, out_height, out_width, columns))
+    out = launch.new_output(x, columns, stride)
+    _, out_height, out_width, _ = out.shape
     if residual is not None:
         launch.check("residual", residual, tuple(out.shape), x.dtype)
     pixels = batch * out_height * out_width

@@ -321,8 +321,8 @@ def grouped3x3(
     check_packed(packed, layout, x.dtype)
     launch.check("bias", bias, (channels,), torch.float32)
     launch.check_scale(scale, channels, x.dtype)
-    out_height, out_width = (launch.output_size(side, stride) for side in (height, width))
-    out = x.new_empty((batch, out_height, out_width, channels))
+    out = launch.new_output(x, channels, stride)
+    _, out_height, out_width, _ = out.shape
     pixels = batch * out_height * out_width
     if not out.numel():
         return out

@@ -128,6 +128,13 @@ def output_size(side: int, stride: int) -> int:
     return (side - 1) // stride + 1
 
 
+def new_output(x: Tensor, channels: int, stride: int) -> Tensor:
+    """Return memory for what a convolution of `x` gives, (N, Ho, Wo, channels)."""
+    batch, height, width, _ = x.shape
+    sides = (output_size(side, stride) for side in (height, width))
+    return x.new_empty((batch, *sides, channels))
+
+
 def check_stride(stride: int) -> None:
     """Refuse a stride other than 1 and 2.
 

@@ -233,8 +233,8 @@ def pointwise(
     launch.check("weight", weight, (columns, depth), x.dtype)
     launch.check("bias", bias, (columns,), torch.float32)
     launch.check_scale(scale, columns, x.dtype)
-    out_height, out_width = (launch.output_size(side, stride) for side in (height, width))
-    out = x.new_empty((batch, out_height, out_width, columns))
+    out = launch.new_output(x, columns, stride)
+    _, out_height, out_width, _ = out.shape
     if residual is not None:
         launch.check("residual", residual, tuple(out.shape), x.dtype)
     rows = batch * out_height * out_width
