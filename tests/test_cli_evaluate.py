@@ -98,7 +98,8 @@ def test_a_report_and_a_calibrated_model_and_nothing_replaced(
     assert evaluate(*words, tiny=tiny) == 0
     facts = shown(capsys.readouterr().out)
     assert facts["report"] == str(tmp_path / "out" / report.REPORT)
-    assert facts["model"] == str(model)
+    assert facts["model"] == "tiny (openvino, fp32)"
+    assert facts["written"].startswith(f"{model}: temperature ")
     assert modelfile.verify(model)[0].temperature != 1
     assert evaluate(*words, tiny=tiny) == 2
     assert "--force" in capsys.readouterr().err
