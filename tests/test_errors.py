@@ -85,6 +85,59 @@ def test_closest_names_come_best_first() -> None:
     assert errors.closest("zebra", names) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "candidate"),
+    [
+        ("dgo", "dog"),  # letters that changed places
+        ("tigr", "tiger"),  # one too few
+        ("lions", "lion"),  # one too many
+        ("dogs", "dog"),
+        ("quantise", "quantize"),  # a wrong one in a longer word
+        ("Starter", "starter"),
+        ("optim.lrr", "optim.lr"),
+        ("torchvison-v3", "torchvision-v2"),  # two in a long one
+        ("lr", "optim.lr"),  # a word of it
+        ("legacy_seresnext101_32x4d", "seresnext101_32x4d"),
+        ("onnx", "onnxruntime"),  # its beginning
+    ],
+)
+def test_a_slip_of_the_hand_or_a_word_in_common_is_close(name: str, candidate: str) -> None:
+    assert errors.closest(name, ["something else", candidate]) == [candidate]
+
+
+@pytest.mark.parametrize(
+    ("name", "candidate"),
+    [
+        ("dog", "hog"),
+        ("bear", "pear"),
+        ("ant", "elephant"),
+        ("car", "cart"),
+        ("plane", "plate"),
+        ("layer5", "layer1"),
+        ("a1", "b1"),
+        ("7", "77"),
+        ("pets.safetensors", "model.safetensors"),
+        ("", "a"),
+    ],
+)
+def test_what_only_looks_alike_is_not_close(name: str, candidate: str) -> None:
+    assert errors.closest(name, [candidate]) == []
+
+
+def test_of_several_slips_only_the_fewest_count() -> None:
+    names = ["resnext101_32x4d", "resnext50_32x4d", "resnext50d_32x4d", "resnext50_32x4d_ssl"]
+    assert errors.closest("resnext50_32x4", names) == ["resnext50_32x4d"]
+    assert errors.closest("resnext50", names, count=2) == ["resnext50_32x4d", "resnext50d_32x4d"]
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "number"),
+    [("", "", 0), ("", "abc", 3), ("kitten", "sitting", 3), ("abcd", "bacd", 1), ("ca", "abc", 3)],
+)
+def test_edits_are_those_of_damerau_and_levenshtein(name: str, other: str, number: int) -> None:
+    assert errors._count_edits(name, other) == errors._count_edits(other, name) == number
+
+
 def test_import_extra_gives_the_module() -> None:
     assert errors.import_extra("json", extra="parquet").loads("1") == 1
 

@@ -195,6 +195,7 @@ def test_one_class_is_found_as_the_name_of_a_folder_is(name: str, index: int) ->
     [
         ("cat", "did you mean 'tabby, tabby cat' or 'Egyptian cat'?"),  # whole words first
         ("cata", "did you mean 'catamaran'?"),
+        ("cats", "did you mean 'tabby, tabby cat' or 'Egyptian cat'?"),
         ("dgo", "did you mean 'dog'?"),
         ("", "a class has a name, a number from 0, and may have a synset id"),
         ("7", "a class has a name, a number from 0, and may have a synset id"),
@@ -205,6 +206,27 @@ def test_a_class_that_is_not_there_gets_the_nearest_as_hint(name: str, hint: str
     with pytest.raises(ConfigError, match="there is no class .* among the 7 of") as info:
         find_class(name, CATS)
     assert info.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("dog", ["Maltese dog", "dog sled"]),  # as a word, and what it is comes first
+        ("dogs", ["Maltese dog", "dog sled"]),
+        ("fish", ["goldfish"]),
+        ("maltese dgo", ["Maltese dog"]),
+        ("ant", []),
+        ("hug", []),
+    ],
+)
+def test_a_class_that_only_looks_alike_is_no_hint(name: str, nearest: list[str]) -> None:
+    labels = Labels(("dog sled", "hog", "elephant", "goldfish", "Maltese dog"))
+    with pytest.raises(ConfigError) as caught:
+        find_class(name, labels)
+    expected = f"did you mean {' or '.join(map(repr, nearest))}?"
+    assert caught.value.hint == (
+        expected if nearest else "a class has a name, a number from 0, and may have a synset id"
+    )
 
 
 def test_of_classes_that_share_a_name_each_is_told_apart() -> None:

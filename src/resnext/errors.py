@@ -18,10 +18,15 @@ ResNeXtError
 
 from __future__ import annotations
 
-import difflib
 import importlib
+import re
 from collections.abc import Iterable
 from types import ModuleType
+
+# Letters of a word from which on it was likely a slip, if there is one more or less; if one is
+# another; if two are wrong. In a shorter one that makes another word: dog, hog; plane, plate.
+_SHORT, _MIDDLING, _LONG = 4, 6, 8
+_WORD = 2.5  # slips that a word more or less counts as
 
 
 class ResNeXtError(Exception):
@@ -140,8 +145,76 @@ class OutputError(ResNeXtError, OSError):
 
 
 def closest(name: str, candidates: Iterable[str], *, count: int = 3) -> list[str]:
-    """Return the candidates most like `name`, best first, at most `count`."""
-    return difflib.get_close_matches(name, list(candidates), n=count, cutoff=0.5)
+    """Return what a name that is not there likely means: at most `count`, all as likely.
+
+    That is what a slip of the hand makes of it: letters that changed places, one too many or too
+    few, a wrong one in a longer word; or what has it in it as a word, or is a word of it. What
+    only looks alike, as `hog` does to `dog`, is neither.
+    """
+    costs: dict[str, float] = {}
+    for candidate in candidates:
+        cost = _cost(name.casefold(), candidate.casefold())
+        if cost is not None:
+            costs[candidate] = cost
+    lowest = min(costs.values(), default=0)
+    return sorted((one for one, cost in costs.items() if cost == lowest), key=len)[:count]
+
+
+def _cost(name: str, other: str) -> float | None:
+    """Return how far a name is from another: its slips, or words too many; None if unlikely."""
+    if (slips := _count_slips(name, other)) is not None:
+        return slips
+    if _has_word(other, name, begins=True) or _has_word(name, other):
+        return _WORD * max(1, abs(len(_words(name)) - len(_words(other))))
+    return None
+
+
+def _count_slips(name: str, other: str) -> int | None:
+    """Return how many slips of the hand lie between two texts; None if it was no slip."""
+    shorter = min(len(name), len(other))
+    most = max(2, shorter // 4) if shorter >= _LONG else 1
+    if abs(len(name) - len(other)) > most or (edits := _count_edits(name, other)) > most:
+        return None
+    return edits if not edits or shorter >= _LONG or _is_slip(name, other) else None
+
+
+def _is_slip(name: str, other: str) -> bool:
+    """Tell whether one edit of a short word was a slip, and does not make another word."""
+    short, long = sorted((name, other), key=len)
+    if len(short) < len(long):
+        return len(short) >= _SHORT or long == short + "s"
+    if sorted(name) == sorted(other):
+        return True  # two letters changed places
+    pair = next((a, b) for a, b in zip(name, other, strict=True) if a != b)
+    return len(name) >= _MIDDLING and name[0] == other[0] and all(map(str.isalpha, pair))
+
+
+def _count_edits(name: str, other: str) -> int:
+    """Count the letters to add, leave out, replace, or swap with the next one."""
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for row, letter in enumerate(name, start=1):
+        this = [row]
+        for column, wanted in enumerate(other, start=1):
+            fewest = min(last[column] + 1, this[-1] + 1, last[column - 1] + (letter != wanted))
+            if row > 1 < column and letter == other[column - 2] and wanted == name[row - 2]:
+                fewest = min(fewest, before[column - 2] + 1)
+            this.append(fewest)
+        before, last = last, this
+    return last[-1]
+
+
+def _has_word(text: str, word: str, *, begins: bool = False) -> bool:
+    """Tell whether a text has a word, or words, in it; or perhaps begins with its letters."""
+    spaced, wanted = " ".join(_words(text)), " ".join(_words(word))
+    if len(wanted) < 2 or wanted.isdigit():
+        return False
+    starts = begins and len(word) >= _SHORT and text.startswith(word)
+    return starts or f" {wanted} " in f" {spaced} "
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text)
 
 
 def listed(items: Iterable[str], *, most: int = 9) -> str:

@@ -23,7 +23,7 @@ from resnext.training.listing import few
 _SYNSET = re.compile(r"(n\d{8})(?![0-9A-Za-z])")
 _COLUMNS = ["folder", "class"]
 _NUMBER = "number"  # the rule that goes by the class's
-_LEAST_LETTERS = 3  # of a part of a word: "ox" is in many
+_LEAST_LETTERS = 4  # of the end of a word: "ant" ends many
 _HINT_LIST = "a class has a name, a number from 0, and may have a synset id"
 
 Names = dict[str, list[int]]
@@ -194,11 +194,14 @@ class _Finder:
         return f"{self._labels.class_names[index]!r} ({key})"
 
     def nearest(self, name: str, *, count: int = 3) -> list[str]:
-        """Return the names most like one that is not there: those that have it as a word first."""
+        """Return the names likely meant by one that is not there: with it as a word first."""
         wanted = _fold(name)
-        near = [part for part in self._parts if f" {wanted} " in f" {part} "]
+        forms = (f" {wanted} ", f" {wanted.removesuffix('s')} ")
+        near = [part for part in self._parts if any(form in f" {part} " for form in forms)]
+        # What a thing is stands last: a Maltese dog is one, a dog sled and a birdhouse are none.
+        near.sort(key=lambda part: not f" {part} ".endswith(forms))
         if not near and len(wanted) >= _LEAST_LETTERS:
-            near = [part for part in self._parts if wanted in part]
+            near = [part for part in self._parts if part.endswith(wanted)]
         near = near or closest(wanted, self._parts, count=count)
         names = self._labels.class_names
         return list(dict.fromkeys(names[self._parts[part][0]] for part in near))[:count]
