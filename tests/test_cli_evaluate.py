@@ -169,6 +169,16 @@ def test_mistakes_are_named(
     assert "Traceback" not in error
 
 
+def test_data_that_cannot_be_used_at_all_are_no_pictures_to_ignore(
+    tiny: str, tmp_path: Path, capsys: Captured
+) -> None:
+    assert evaluate(tmp_path, "--ignore-errors", tiny=tiny) == 3
+    assert "has no folders; expected one for each class" in capsys.readouterr().err
+    assert app.run(["--help"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "3 input: some pictures failed (the rest are done), or none could be used" in out
+
+
 def test_compare_says_which_is_better(
     photos: Path, tiny: str, tmp_path: Path, capsys: Captured
 ) -> None:

@@ -67,8 +67,9 @@ def app() -> None:
 
     Results and reports that are there are replaced; models only with --force.
 
-    Exit codes: 0 done, 1 a fault of ours, 2 usage, 3 input pictures failed (the rest are
-    done), 4 model refused, 5 environment (network, disk, memory, missing extra).
+    Exit codes: 0 done, 1 a fault of ours, 2 usage, 3 input: some pictures failed (the rest are
+    done), or none could be used, 4 model refused, 5 environment (network, disk, memory,
+    missing extra).
     """
 
 
