@@ -217,6 +217,15 @@ def test_speed_is_that_of_all_turns_but_the_first() -> None:
     assert (speed["pictures"], speed["turns"]) == (10, 2)
     assert (speed["a"], speed["b"], speed["ratio"]) == (2.0, 4.0, 2.0)
     assert speed["low"] < (4.0 / 1.5) ** 0.5 < speed["high"]  # mean of 4 and 2/3, as factors
+    assert wording.race(speed) == "A 2.0, B 4.0 images/s: B is 2.00 times as fast (0.28 to 9.45)"
+
+
+@pytest.mark.parametrize("num_turns", [1, 2])
+def test_speed_of_few_pictures_is_no_verdict(num_turns: int) -> None:
+    turns = [comparison._Turn(pictures=31, seconds=(2.0, 1.0))] * num_turns
+    assert wording.race(comparison._speed(turns)) == (
+        "A 15.5, B 31.0 images/s on 31 pictures: too few to tell which is faster"
+    )
 
 
 def test_a_second_run_goes_on_and_another_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -274,3 +283,4 @@ def test_the_page_is_harmless_and_whole(tmp_path: Path, monkeypatch: pytest.Monk
     assert "2 of them, first those where A is" in (tmp_path / "out" / "compare.html").read_text()
     assert page.count("data:image/jpeg") == 5
     assert np.isfinite(figures["speed"]["ratio"])
+    assert "too few to tell which is faster" in page and "B&#x27;s speed" not in page

@@ -349,7 +349,10 @@ def _classes(judged: tuple[Judged, Judged], common: _Common) -> list[Figures]:
 
 
 def _speed(turns: Sequence[_Turn]) -> Figures:
-    """Return images/s of both, and how much faster B is; the first turn warms up."""
+    """Return images/s of both, and how much faster B is; the first turn warms up.
+
+    One turn alone, which warms up as well, has no spread: it does not tell which is faster.
+    """
     counted = turns[1:] if len(turns) > 1 else turns
     if not counted:
         return {}

@@ -70,7 +70,7 @@ def _tiles(figures: Figures) -> str:
         Tile(f"{100 * figures['top1']['difference']:+.2f}", "points, B less A"),
         Tile(percent(figures["same_answer"]), "same answer"),
     ]
-    if figures["speed"]:
+    if "low" in figures["speed"]:
         tiles.append(Tile(f"{figures['speed']['ratio']:.2f}", "B's speed to A's"))
     return pages.tiles(tiles)
 

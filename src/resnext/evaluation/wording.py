@@ -168,13 +168,17 @@ def compared(figures: Figures) -> Lines:
 
 
 def race(found: Figures) -> str:
-    """Say how fast both are."""
+    """Say how fast both are, and which is faster where there were turns enough to tell."""
     if not found:
         return "not measured: all logits were there"
-    spread = f" ({found['low']:.2f} to {found['high']:.2f})" if "low" in found else ""
+    rates = f"A {found['a']:.1f}, B {found['b']:.1f} images/s"
+    if "low" not in found:
+        return (
+            f"{rates} on {counted(found['pictures'], 'picture')}: too few to tell which is faster"
+        )
     return (
-        f"A {found['a']:.1f}, B {found['b']:.1f} images/s: B is {found['ratio']:.2f} times as"
-        f" fast{spread}"
+        f"{rates}: B is {found['ratio']:.2f} times as fast"
+        f" ({found['low']:.2f} to {found['high']:.2f})"
     )
 
 
