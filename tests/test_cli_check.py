@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_clean_set_exits_0(data: Path, capsys: Captured) -> None:
     assert app.run(["check", "photos", "--quick"]) == 0
     captured = capsys.readouterr()
-    assert captured.out.startswith("10 pictures, 0 problems, ")
+    assert re.match(r"10 pictures, 0 problems, [\d.]+ s; labels were not judged\n", captured.out)
     assert captured.out.splitlines()[1:] == [
         "photos-check/report.html", "photos-check/fixes.jsonl",
     ]  # fmt: skip
@@ -66,7 +67,8 @@ def test_a_model_judges_labels_and_its_features_are_kept(
     tiny = str(testing.write_tiny_model(tmp_path / "tiny.safetensors"))
     command = ["check", "data", "-m", tiny, "--precision", "fp32", "--ignore", "near-duplicate"]
     assert app.run([*command, "--json"]) == 3
-    assert json.loads(capsys.readouterr().out)["counts"] == {"likely-mislabel": 1}
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["counts"], summary["labels_judged"]) == ({"likely-mislabel": 1}, True)
     [line] = Path("data-check/fixes.jsonl").read_text().splitlines()
     finding = json.loads(line)
     assert (finding["path"], finding["action"]) == ("green/wrong.png", "relabel:red")
@@ -82,7 +84,18 @@ def test_without_scikit_learn_the_rest_is_checked(
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     tiny = str(testing.write_tiny_model(tmp_path / "tiny.safetensors"))
     assert app.run(["check", "photos", "-m", tiny, "--precision", "fp32"]) == 0
-    assert "pip install 'resnext[finetune]'" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "labels were not judged: `scikit-learn` is not installed; the extra `finetune`" in (
+        captured.err
+    )
+    assert "pip install 'resnext[finetune]'" in captured.err
+    # What one may read alone does not look like a clean set.
+    assert captured.out.splitlines()[0].endswith(" s; labels were not judged")
+    assert "Labels were not judged." in Path("photos-check/report.html").read_text("utf-8")
+    assert app.run(["check", "photos", "-m", tiny, "--precision", "fp32", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["labels_judged"] is False
+    assert app.run(["check", "photos", "--quick", "--no-classes"]) == 0
+    assert "judged" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

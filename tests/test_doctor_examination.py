@@ -260,7 +260,7 @@ def test_several_labels_are_not_judged(data: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     files = sorted((data / "train" / "a").glob("*.png"))
     table.write_text("path,label\n" + "".join(f"{path},x|y\n" for path in files))
-    assert examine(table).notes == ("pictures have several labels, so these were not judged",)
+    assert examine(table).notes == ("labels were not judged: pictures have several",)
 
 
 def test_what_is_ignored_is_left_out(data: Path) -> None:

@@ -26,6 +26,7 @@ from types import ModuleType
 # Letters of a word from which on it was likely a slip, if there is one more or less; if one is
 # another; if two are wrong. In a shorter one that makes another word: dog, hog; plane, plate.
 _SHORT, _MIDDLING, _LONG = 4, 6, 8
+_DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # by module, where pip has it under another name
 _WORD = 2.5  # slips that a word more or less counts as
 
 
@@ -256,7 +257,8 @@ def import_extra(module: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
+        name = _DISTRIBUTIONS.get((error.name or "").partition(".")[0], error.name)
         raise MissingExtraError(
-            f"`{error.name}` is not installed; the extra `{extra}` brings it",
+            f"`{name}` is not installed; the extra `{extra}` brings it",
             hint=install_hint(extra),
         ) from error

@@ -106,5 +106,6 @@ def _show(examination: Any, report: Path, fixes: Path) -> None:
         print(text.table(("problem", "count", "", "do"), rows, right=("count",)) + "\n")
     pictures = counted(len(examination.table), "picture")
     problems = counted(examination.num_problems, "problem")
-    print(f"{pictures}, {problems}, {examination.seconds:.1f} s")
+    judged = "; labels were not judged" if examination.judged is False else ""
+    print(f"{pictures}, {problems}, {examination.seconds:.1f} s{judged}")
     print(printable(str(report)), printable(str(fixes)), sep="\n")

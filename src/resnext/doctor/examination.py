@@ -34,6 +34,7 @@ class Examination:
         table: What is known of each picture.
         findings: What is wrong, by kind, in the order of `PROBLEMS`.
         notes: What was left out, and what the layout says; one sentence each.
+        judged: Whether labels were judged; None where there are none, or that was not wanted.
         model: Name of the model that looked, or "".
         seconds: Time it took.
     """
@@ -41,6 +42,7 @@ class Examination:
     table: Table
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
+    judged: bool | None
     model: str
     seconds: float
 
@@ -67,6 +69,7 @@ class Examination:
             "problems": self.num_problems,
             "counts": self.counts,
             "notes": list(self.notes),
+            "labels_judged": self.judged,
             "model": self.model,
             "seconds": round(self.seconds, 3),
         }
@@ -111,9 +114,11 @@ def examine(
     groups = find_groups(table)
     found += check_copies(table, groups)
     notes = [*intake.notes, *checks.unlabelled(table)]
+    judged = None
     if MISLABEL not in ignore:
         suspects, more = _judge(table, groups, seed)
-        found += suspects
+        judged = suspects is not None if intake.labelled else None
+        found += suspects or []
         notes += more
     order = {name: number for number, name in enumerate(PROBLEMS)}
     found.sort(key=lambda finding: order[finding.problem])  # stable: the rest stays in order
@@ -121,6 +126,7 @@ def examine(
         table=table,
         findings=tuple(finding for finding in found if finding.problem not in ignore),
         notes=tuple(notes),
+        judged=judged,
         model="" if classifier is None else classifier.document.name,
         seconds=time.monotonic() - start,
     )
@@ -155,20 +161,20 @@ _CHECKS: tuple[Callable[[Table], list[Finding]], ...] = (
 
 def _judge(
     table: Table, groups: Sequence[Sequence[int]], seed: int
-) -> tuple[list[Finding], list[str]]:
-    """Judge the labels, or say why not."""
+) -> tuple[list[Finding] | None, list[str]]:
+    """Judge the labels, or return None and say why not."""
     intake = table.intake
     if not intake.labelled:
-        return [], ["there are no classes, so labels and their balance were not checked"]
+        return None, ["there are no classes, so labels and their balance were not checked"]
     if intake.multi_label:
-        return [], ["pictures have several labels, so these were not judged"]
+        return None, ["labels were not judged: pictures have several"]
     if table.store is None:
-        return [], ["labels were not judged: that needs a model"]
+        return None, ["labels were not judged: that needs a model"]
     try:
         mislabels = import_extra("resnext.doctor.mislabels", extra="finetune")
     except MissingExtraError as error:
-        return [], [f"labels were not judged: {error.message}; {error.hint}"]
-    found: list[Finding]
+        return None, [f"labels were not judged: {error.message}; {error.hint}"]
+    found: list[Finding] | None
     notes: list[str]
     found, notes = mislabels.check_labels(table, groups, seed=seed)
     return found, notes

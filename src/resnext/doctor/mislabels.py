@@ -93,7 +93,7 @@ class Judgement:
 
 def check_labels(
     table: Table, groups: Iterable[Sequence[int]] = (), *, seed: int = 0
-) -> tuple[list[Finding], list[str]]:
+) -> tuple[list[Finding] | None, list[str]]:
     """Find the pictures whose label is likely wrong.
 
     Args:
@@ -102,12 +102,12 @@ def check_labels(
         seed: Of the division into folds.
 
     Returns:
-        Findings, the most suspect first, and notes.
+        Findings, the most suspect first, None where there is nothing to judge; and notes.
     """
     judged = judge(table, groups, seed=seed)
     names, notes = judged.names, list(judged.notes)
     if not len(judged.labels):
-        return [], notes
+        return None, notes
     best = judged.shares.argmax(axis=1)
     agreed = judged.agreement
     if agreed < (1 + 1 / len(names)) / 2:  # nearer to chance than to all

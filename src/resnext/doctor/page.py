@@ -66,7 +66,8 @@ def _lead(examination: Examination) -> str:
     num = examination.num_problems
     count = len(examination.table)
     verdict = counted(num, "problem") if num else "no problem"
-    return f"{verdict} in {counted(count, 'picture')}. Nothing was changed."
+    judged = " Labels were not judged." if examination.judged is False else ""
+    return f"{verdict} in {counted(count, 'picture')}.{judged} Nothing was changed."
 
 
 def _tiles(examination: Examination) -> str:

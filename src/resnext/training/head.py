@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import sklearn.linear_model
 import threadpoolctl
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from resnext import predictions
 from resnext.errors import ConfigError, DatasetError
@@ -371,7 +371,9 @@ def _cross_validate(
 
 
 def _regression(strength: float, tolerance: float = _TOLERANCE) -> Any:
-    return LogisticRegression(C=strength, max_iter=_MAX_STEPS, tol=tolerance, warm_start=True)
+    return sklearn.linear_model.LogisticRegression(
+        C=strength, max_iter=_MAX_STEPS, tol=tolerance, warm_start=True
+    )
 
 
 def _linear(model: Any) -> tuple[Floats, Floats]:
