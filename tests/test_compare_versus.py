@@ -272,6 +272,7 @@ def test_the_page_is_harmless_and_whole(tmp_path: Path, monkeypatch: pytest.Monk
     assert [problem.name for problem in found.problems] == ["0/0001.png"]
     figures = json.loads((tmp_path / "out" / versus.FIGURES).read_text())
     assert figures["top1"]["only_b"] == 3
+    assert figures["speed"]["pictures"] == 5  # without the one that cannot be read
     page = (tmp_path / "out" / versus.REPORT).read_text("utf-8")
     assert HOSTILE not in page
     assert "&lt;script&gt;" in page

@@ -157,6 +157,8 @@ def test_unreadable_pictures_are_named_and_left_out(tiny: Path, tmp_path: Path) 
         assert found.figures["top1"]["right"] == 2
         assert found.figures["top1"]["pictures"] == 7
         assert found.figures["data"]["unreadable"].keys() == {"green/0000.png", "red/0001.png"}
+        assert found.figures["computed"]["pictures"] == 7
+        assert dict(wording.describe(found.figures))["time"].startswith("7 pictures in ")
     for path in tmp_path.rglob("*.png"):
         path.write_bytes(b"no picture")
     with pytest.raises(DatasetError, match="none of the 9 pictures can be read: blue/0000.png"):

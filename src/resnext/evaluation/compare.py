@@ -54,7 +54,7 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Turn:
-    """Pictures that both computed, one after the other."""
+    """Pictures that both computed, one after the other; those that could be read."""
 
     pictures: int
     seconds: tuple[float, float]
@@ -207,8 +207,9 @@ def _take_turns(
             rows = list(models[which].logits_each(part, batch_size=size))
             seconds[which] = time.perf_counter() - begun
             journals[which].append(rows)
-        if len(missing) == 2:
-            turns.append(_Turn(pictures=len(part), seconds=(seconds[0], seconds[1])))
+        readable = sum(start + place not in journals[0].bad for place in range(len(part)))
+        if len(missing) == 2 and readable:
+            turns.append(_Turn(pictures=readable, seconds=(seconds[0], seconds[1])))
         if progress is not None:
             progress(start + len(part), len(truth.entries))
     return turns

@@ -111,7 +111,7 @@ def evaluate(
             temperature=document.temperature,
             scratch=folder,
         )
-        computed = len(truth.entries) - done
+        computed = sum(place not in bad for place in range(done, len(truth.entries)))
         figures = {
             "schema_version": SCHEMA_VERSION,
             "model": run.describe_model(classifier),
