@@ -137,9 +137,28 @@ def test_a_number_in_the_map_counts_whatever_the_others_are() -> None:
 def test_rows_of_the_map_that_name_no_class_of_the_data() -> None:
     found = match(["dog"], PETS, given={"dog": "dog", "doge": "dog", "katze": "tabby cat"})
     assert found.index == {"dog": 1}
-    assert found.notes == ("the map names classes that the data does not have: doge, katze",)
+    assert found.notes == ("the map names 2 classes that the data does not have: doge, katze",)
     with pytest.raises(DatasetError, match=r"1 class .* 'dgo' \(nearest: 'dog'\)"):
-        match(["dog", "tabby cat"], PETS, given={"dgo": "", "elephant": ""})
+        match(["dog", "tabby cat"], PETS, given={"dgo": "", "tabby cat": ""})
+
+
+def test_a_map_of_all_of_imagenet_serves_a_part_of_it() -> None:
+    """Ids that the data lacks are near to ids that it has, and are no slips of the hand."""
+    ids = IMAGENET.synset_ids
+    assert ids is not None
+    given = {name: str(index) for index, name in enumerate(ids) if index >= 10}
+    found = match(ids[:20], IMAGENET, given=given)
+    assert [found.index[name] for name in ids[:20]] == [*range(20)]
+    assert found.rules == {"the map": 10, "synset id": 10}
+    assert found.notes[0].startswith("the map names 980 classes that the data does not have: n0")
+
+
+def test_a_map_that_names_nothing_of_the_data_is_an_error() -> None:
+    with pytest.raises(
+        DatasetError, match="names no class of the data: it has katze; the data dog"
+    ):
+        match(["dog"], PETS, given={"katze": "tabby cat"})
+    assert match(["dog"], PETS, given={}).notes == ()
 
 
 def test_a_map_file(tmp_path: Path) -> None:

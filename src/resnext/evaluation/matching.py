@@ -21,6 +21,7 @@ from resnext.predictions import Labels
 from resnext.training.listing import few
 
 _SYNSET = re.compile(r"(n\d{8})(?![0-9A-Za-z])")
+_DIGIT = re.compile(r"\d")
 _COLUMNS = ["folder", "class"]
 _NUMBER = "number"  # the rule that goes by the class's
 _LEAST_LETTERS = 4  # of the end of a word: "ant" ends many
@@ -258,10 +259,19 @@ def _counted_from_one() -> DatasetError:
 
 
 def _notes_on_unused(classes: Sequence[str], given: Mapping[str, str]) -> tuple[str, ...]:
-    """Say what a map names in vain; what may be meant by it is an error."""
-    unused = [name for name in given if name not in classes]
-    others = [name for name in classes if name not in given]
-    likely = {name: near[0] for name in unused if (near := closest(name, others, count=1))}
+    """Say what a map names in vain, as one of more classes does; a likely slip is an error."""
+    known = set(classes)
+    unused = [name for name in given if name not in known]
+    if given and len(unused) == len(given):
+        raise DatasetError(
+            f"the map names no class of the data: it has {few(unused)}; the data"
+            f" {few(list(classes))}",
+            hint="write in the column `folder` what the folders are named",
+        )
+    # Ids and numbers are all alike: n01440764 is no slip of n01440765, nor shelf 7 of shelf 8.
+    slips = [name for name in unused if not _DIGIT.search(name)]
+    others = [name for name in classes if name not in given and not _DIGIT.search(name)]
+    likely = {name: near[0] for name in slips if (near := closest(name, others, count=1))}
     if likely:
         shown = [f"{name!r} (nearest: {near!r})" for name, near in likely.items()]
         raise DatasetError(
@@ -269,7 +279,10 @@ def _notes_on_unused(classes: Sequence[str], given: Mapping[str, str]) -> tuple[
             f" have: {few(shown)}",
             hint="write them as the folders are named, or remove the rows",
         )
-    return (f"the map names classes that the data does not have: {few(unused)}",) if unused else ()
+    if not unused:
+        return ()
+    many = counted(len(unused), "class", "classes")
+    return (f"the map names {many} that the data does not have: {few(unused)}",)
 
 
 def _check_distinct(
