@@ -130,10 +130,12 @@ def test_other_software_is_told_and_still_belongs(made: dict[str, Any], local: L
     ("content", "message"),
     [
         (b"", "not a readable parity certificate"),
-        (b"\xff\xfe", "not a readable parity certificate"),
+        (b"\xff\xfe", "not a readable parity certificate"),  # the start of UTF-16
         (b"[" * 100_000, "not a readable parity certificate"),
-        (b"[1]", "no parity certificate"),
-        (b'{"verdict": "passed"}', "no parity certificate"),
+        (b"\x80\x02}q\x00.", "no parity certificate: not JSON"),
+        (b"\xff\xd8\xff\xe0", "no parity certificate: not JSON"),
+        (b"[1]", "JSON, but no parity certificate"),
+        (b'{"verdict": "passed"}', "JSON, but no parity certificate"),
         (b'{"certificate": "resnext parity certificate", "version": 9}', "has version 9"),
         (
             b'{"certificate": "resnext parity certificate", "version": 1, "model": 3}',
@@ -154,6 +156,8 @@ def test_what_is_no_certificate_is_refused_by_name(
 def test_a_missing_one_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ParityError, match="no such file"):
         certificate.read(tmp_path / "absent.json")
+    with pytest.raises(ParityError, match="no parity certificate, which is a JSON file"):
+        certificate.read(tmp_path)
 
 
 def test_where_it_cannot_be_written_is_told(made: dict[str, Any], tmp_path: Path) -> None:

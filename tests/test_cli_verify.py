@@ -95,6 +95,21 @@ def test_table_certificate_and_round_trip(
     assert "the file has changed since it was written" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", [b"no JSON", b"\x80\x02}.", b"{}", None])
+def test_what_is_no_certificate_is_told_before_the_model_is_looked_for(
+    content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_bytes(content)
+    for command in (["verify", "no-such-model"], ["verify", "starter", "--json"]):
+        assert app.run([*command, "--certificate", str(path)]) == 4
+        captured = capsys.readouterr()
+        assert captured.err.startswith(f"error: {path}: ")
+        assert "resnext verify MODEL -o FILE" in captured.err
+        assert captured.out == ""
+
+
 def _nan(logits: Any) -> Any:
     logits[0, 0] = np.nan
     return logits

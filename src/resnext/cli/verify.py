@@ -58,10 +58,11 @@ def verify(
     if output:
         check_place(output)
         check_replaceable(output, inputs=[model])
+    stated = certificate.read(given) if given else {}  # first: the model may be a long download
     with progress.download_bar() as downloaded:
         local = weights.locate(model, offline=offline or None, progress=downloaded)
     if given:
-        return _check(given, local, as_json=as_json)
+        return _check(given, stated, local, as_json=as_json)
     pictures = parity.choose(folder, limit) if folder else []
     with progress.count_bar() as advance:
         report = parity.verify(local, pictures=pictures, progress=advance)
@@ -79,11 +80,10 @@ def verify(
     return INPUT_FAILED if report.unreadable and not ignore_errors else 0
 
 
-def _check(given: Path, local: Any, *, as_json: bool) -> int:
+def _check(given: Path, found: Any, local: Any, *, as_json: bool) -> int:
     from resnext.deploy import certificate
     from resnext.results.formats import printable
 
-    found = certificate.read(given)
     changed = certificate.check(found, local)
     if as_json:
         text.dump(found)

@@ -31,6 +31,7 @@ STEP_HEADER = ("preprocessing", "pictures", "difference", "verdict")
 _FIGURES = ("logits_relative", "embedding_relative", "probability", "top1", "top5",
             "batch_relative", "threads_relative")  # fmt: skip
 _MAX_BYTES = 64 << 20
+_MAKE_HINT = "make one for this model: resnext verify MODEL -o FILE"
 
 Certificate = dict[str, Any]
 
@@ -94,17 +95,23 @@ def read(path: str | os.PathLike[str]) -> Certificate:
     """
     path = Path(path)
     try:
+        if not path.exists():
+            raise ParityError(f"{path}: no such file", hint=_MAKE_HINT)
         if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-            raise ParityError(f"{path}: no such file, or no parity certificate")
+            raise ParityError(f"{path}: no parity certificate, which is a JSON file of some KB")
         found = json.loads(path.read_bytes())
+    except UnicodeDecodeError as error:
+        raise ParityError(f"{path}: no parity certificate: not JSON", hint=_MAKE_HINT) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ParityError(f"{path}: not a readable parity certificate: {error}") from error
+        raise ParityError(
+            f"{path}: not a readable parity certificate: {error}", hint=_MAKE_HINT
+        ) from error
     if not isinstance(found, dict) or found.get("certificate") != KIND:
-        raise ParityError(f"{path}: no parity certificate", hint="resnext verify MODEL -o FILE")
+        raise ParityError(f"{path}: JSON, but no parity certificate", hint=_MAKE_HINT)
     if found.get("version") != VERSION:
         raise ParityError(
             f"{path}: has version {found.get('version')!r}; this package reads {VERSION}",
-            hint="make it again: resnext verify MODEL -o FILE",
+            hint=_MAKE_HINT,
         )
     parts = {"model": dict, "machine": dict, "software": dict, "problems": list}
     if wrong := [key for key, kind in parts.items() if not isinstance(found.get(key), kind)]:
@@ -131,7 +138,7 @@ def check(certificate: Mapping[str, Any], local: LocalModel) -> list[str]:
         raise ParityError(
             f"the certificate belongs to another file: it is for {certificate['model'].get('name')}"
             f" with sha256 {str(stated)[:12]}..., {name} has {local.sha256[:12]}...",
-            hint="make one for this file: resnext verify MODEL -o FILE",
+            hint=_MAKE_HINT,
         )
     if certificate.get("verdict") != "passed":
         problems = "; ".join(map(str, certificate["problems"])) or "it does not say why"
