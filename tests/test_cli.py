@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from resnext import modelfile, testing
-from resnext.cli import app
+from resnext.cli import app, text
 
 CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"
 
@@ -43,6 +43,15 @@ def test_the_first_command_of_the_readme(capsys: pytest.CaptureFixture[str]) -> 
     assert len(lines) == 6
     for line in lines[1:]:
         assert re.fullmatch(r"  +\d+\.\d%  \w.* +n\d{8}", line)
+
+
+def test_json_of_a_name_that_is_no_unicode(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (os.fsdecode(b"caf\xff.jpg"), "Käfer.jpg"):
+        text.dump({"path": name})
+        shown = capsys.readouterr().out
+        assert shown.encode()
+        assert json.loads(shown) == {"path": name}
+    assert "Käfer" in shown
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,5 +52,10 @@ def _plain(value: object) -> str:
 
 
 def dump(value: Any) -> None:
-    """Print one JSON document."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print one JSON document; in ASCII where a name in it is no Unicode."""
+    shown = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        shown.encode()
+    except UnicodeEncodeError:  # a file name of other bytes: JSON has an escape for these
+        shown = json.dumps(value, indent=2)
+    print(shown)
