@@ -58,6 +58,42 @@ def test_own_model_file(tmp_path: Path):
     assert read_tensors(local).keys() == tensors.keys()
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["model file", "state_dict"])
+def test_a_file_that_was_replaced_since_it_was_opened_is_refused(
+    own: bool, tensors: Tensors, tmp_path: Path
+):
+    path, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    for seed, place in enumerate((path, other)):
+        if own:
+            write_tiny_model(place, seed=seed)
+        else:
+            save({key: value + seed for key, value in tensors.items()}, place)
+    local = open_path(path)
+    before = read_tensors(local)
+    content, changed = path.read_bytes(), path.stat().st_mtime_ns
+
+    path.write_bytes(content)  # the same bytes at another time: hashed again, and right
+    again = read_tensors(local)
+    assert all(np.array_equal(again[key], before[key]) for key in before)
+
+    os.utime(other, ns=(changed, changed))
+    assert other.stat().st_size == len(content)
+    os.replace(other, path)  # of the same size and time, as a copy that keeps times may be
+    with pytest.raises(ModelFileError, match=r"a\.safetensors: the file was replaced") as caught:
+        read_tensors(local)
+    assert caught.value.hint == "open it anew"
+    assert read_tensors(open_path(path))
+
+
+def test_an_unchanged_file_is_hashed_once(monkeypatch, tensors: Tensors, tmp_path: Path):
+    local = open_path(write_tiny_model(tmp_path / "tiny.safetensors"))
+    monkeypatch.setattr(modelfile, "verify", None)  # whoever calls it fails
+    assert read_tensors(local)
+    plain = open_path(save(tensors, tmp_path / "plain.safetensors"))
+    monkeypatch.setattr(reader, "sha256_of", None)
+    assert read_tensors(plain)
+
+
 def test_flipped_bit_in_own_model_file(tmp_path: Path):
     path = write_tiny_model(tmp_path / "mine.safetensors")
     content = bytearray(path.read_bytes())

@@ -38,6 +38,7 @@ from resnext.predictions import Labels
 
 Format = Literal["resnext", "safetensors", "pth"]
 Tensors = dict[str, npt.NDArray[Any]]
+State = tuple[int, int, int]  # inode, size, time of the last change in ns
 
 FORMATS: Mapping[str, Format] = {
     ".safetensors": "safetensors",
@@ -70,6 +71,7 @@ class LocalModel:
         format: How the bytes are read.
         key_layout: Whose tensor names the file has; where the tensors were not looked at
             yet, whose they are said to be.
+        state: Of the file when its bytes were checked: by it one sees that the file was replaced.
     """
 
     path: Path
@@ -77,6 +79,7 @@ class LocalModel:
     sha256: str
     format: Format
     key_layout: keymaps.KeyLayout = "torchvision"
+    state: State | None = None
 
 
 def suffix_of(path: str | os.PathLike[str]) -> str:
@@ -103,10 +106,12 @@ def open_path(
     """
     path = _resolve(Path(path))
     format = _format(path)
-    _check_regular(path)
+    state = _check_regular(path)
     if format == "safetensors" and modelfile.is_model_file(path):
         document, stated = modelfile.verify(path)
-        return LocalModel(path=path, document=document, sha256=stated, format="resnext")
+        return LocalModel(
+            path=path, document=document, sha256=stated, format="resnext", state=state
+        )
     sha256 = sha256 or sha256_of(path)
     if row := catalogue.identify(sha256):
         return open_row(row, path, format=format, sha256=sha256)
@@ -126,6 +131,7 @@ def open_path(
         sha256=sha256,
         format=format,
         key_layout=keymaps.detect(shapes),
+        state=state,
     )
 
 
@@ -145,6 +151,7 @@ def open_row(row: WeightSpec, path: Path, *, format: Format, sha256: str) -> Loc
         sha256=sha256,
         format=format,
         key_layout=layouts[0] if layouts else "torchvision",
+        state=_check_regular(path),
     )
 
 
@@ -175,13 +182,16 @@ def read_tensors(local: LocalModel) -> Tensors:
 
     Raises:
         ModelFileError: Tensors are missing, too many, of another shape or type, or not
-            finite; lists which.
+            finite; lists which. Or the file is another one than was opened.
         MissingExtraError: The file is pickled, and torch is not installed.
     """
     architecture = local.document.architecture
     if local.format == "resnext":
-        return modelfile.read_tensors(local.path, architecture)
+        tensors = modelfile.read_tensors(local.path, architecture)
+        _check_same(local)
+        return tensors
     raw = _read_raw(local.path, local.format)
+    _check_same(local)
     with _naming(local.path):
         tensors = {name: raw[key] for name, key in keymaps.to_torchvision(raw).items()}
         modelfile.check_tensors(architecture, tensors)
@@ -205,7 +215,24 @@ def sha256_of(path: Path) -> str:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _check_regular(path: Path) -> None:
+def _check_same(local: LocalModel) -> None:
+    """See that the file is the one that was opened; hashed again only if it was touched.
+
+    Its hash is what compiled networks and features are stored under: with other tensors, their
+    answers would be those of another model. After reading, so that no moment is missed.
+    """
+    if local.state is None or _check_regular(local.path) == local.state:
+        return
+    own = local.format == "resnext"
+    found = modelfile.verify(local.path)[1] if own else sha256_of(local.path)
+    if found != local.sha256:
+        raise ModelFileError(
+            f"{local.path}: the file was replaced since it was opened", hint="open it anew"
+        )
+
+
+def _check_regular(path: Path) -> State:
+    """Refuse what cannot be a model file; return what changes when another one replaces it."""
     try:
         found = os.stat(path)
         readable = os.access(path, os.R_OK)
@@ -217,6 +244,7 @@ def _check_regular(path: Path) -> None:
         raise ModelFileError(f"{path}: cannot be read: permission denied")
     if found.st_size == 0:
         raise ModelFileError(f"{path}: the file is empty", hint="copy or download it again")
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _resolve(path: Path) -> Path:
