@@ -7,13 +7,17 @@ import importlib
 import importlib.util
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 import resnext
+from resnext.cli import app
 from resnext.errors import ResNeXtError, install_hint
 
 HEAVY = {"torch", "torchvision", "openvino", "onnx", "onnxruntime", "PIL", "rich", "click"}
@@ -29,6 +33,7 @@ DOCTESTED = [
     "results.sinks",
     "weights",
 ]
+PROGRAM = ("resnext", ".venv/bin/resnext")
 FOR_TORCH = ["create_model", "create_transform", "parameter_groups", "resolve_data_config"]
 
 
@@ -116,6 +121,47 @@ for name in {FOR_TORCH}:
     first, *hints = run.stdout.splitlines()
     assert first == "2 Classifier"
     assert hints == [install_hint("torch")] * len(FOR_TORCH)
+
+
+def _commands(page: Path) -> list[list[str]]:
+    """Return the words after `resnext` of every such line in the shell blocks of a page."""
+    found = []
+    blocks = re.findall(r"```(\w*)\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    for language, block in blocks:
+        for line in block.replace("\\\n", " ").splitlines():
+            if language != "sh" and not line.startswith("$ resnext "):  # output, or no shell
+                continue
+            words = shlex.split(line, comments=True)
+            start = next((n for n, word in enumerate(words) if word in PROGRAM), None)
+            if start is not None:
+                found.append(words[start + 1 :])
+    return found
+
+
+def test_every_command_of_the_readme_and_the_manual_can_be_typed_as_it_is(
+    repository: Path,
+) -> None:
+    pages = [repository / "README.md", *sorted((repository / "docs").glob("*.md"))]
+    seen, failed = 0, []
+    for page in pages:
+        for name, *words in _commands(page):
+            context = click.Context(app.app)
+            command = app.app.get_command(context, name)
+            assert command is not None, (page.name, name)
+            try:
+                command.make_context(name, list(words), parent=context)
+            except click.UsageError as error:
+                failed.append(f"{page.name}: resnext {name}: {error.format_message()}")
+            seen += 1
+    assert not failed
+    assert seen > 80
+
+
+def test_the_pictures_that_the_readme_names_are_there(repository: Path) -> None:
+    text = (repository / "README.md").read_text("utf-8")
+    names = set(re.findall(r"[\w./-]+\.jpg\b", text))
+    assert "examples/cat.jpg" in names
+    assert not {name for name in names if not (repository / name).is_file()}
 
 
 def test_another_name_is_refused() -> None:
