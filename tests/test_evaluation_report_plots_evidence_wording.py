@@ -102,6 +102,20 @@ def test_a_mistake_has_picture_and_heat_map(written: Path) -> None:
     assert 0 < len(heats) <= wrong
 
 
+def test_a_mistake_says_which_picture_what_was_answered_and_what_is_right(
+    tmp_path: Path,
+) -> None:
+    data = testing.write_pictures(tmp_path / "data", classes=("red",), per_class=1)
+    engine = testing.ConstantEngine([1.0, 3.0, 2.0])
+    model = testing.write_tiny_model(tmp_path / "a.safetensors", class_names=("red", "cat", "dog"))
+    with resnext.Classifier(model, engine=engine) as classifier:
+        with evaluate(classifier, Question(data=data)) as found:
+            lines = report._caption(found.judged, 0)
+    assert lines == [
+        "red/0000.png", "answer: cat 66.5 %", "right: red 9.0 %", "then: dog 24.5 %, red 9.0 %"
+    ]  # fmt: skip
+
+
 def test_the_table_has_a_row_for_each_picture(written: Path) -> None:
     table = parquet.read_table(written / report.PREDICTIONS)
     rows = table.to_pylist()

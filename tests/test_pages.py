@@ -38,6 +38,12 @@ class Tags(html.parser.HTMLParser):
         return [found for name, found in self.tags if name == tag]
 
 
+def test_a_caption_has_a_line_for_each_and_breaks_paths_after_slashes() -> None:
+    gallery = pages.gallery([("", ["a/<b>.jpg", "right: cat"])])
+    assert "<span>a/<wbr>&lt;b&gt;.jpg</span><span>right: cat</span>" in gallery
+    assert "".join(Tags(gallery).text) == "a/<b>.jpgright: cat"
+
+
 def test_every_text_is_shown_and_none_is_run() -> None:
     image = np.zeros((2, 3, 3), np.uint8)
     parts = [

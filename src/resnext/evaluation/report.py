@@ -264,8 +264,9 @@ def _gallery(judged: Judged, exhibits: Sequence[Exhibit]) -> str:
     return (
         pages.heading("The worst mistakes")
         + pages.paragraph(
-            "Wrong answers that the model is surest of. The second picture shows where it saw"
-            " what it answered: red speaks most for it."
+            "Wrong answers that the model is surest of, with their probability, that of the right"
+            " class, and the answers that came next. The second picture shows where it saw what it"
+            " answered: red speaks most for it."
             + (" Below are the nearest pictures of the index." if exhibits[0].neighbors else "")
         )
         + pages.gallery(items)
@@ -273,15 +274,15 @@ def _gallery(judged: Judged, exhibits: Sequence[Exhibit]) -> str:
 
 
 def _caption(judged: Judged, place: int) -> list[str]:
-    target = int(judged.targets[place])
+    """Say which picture it is, what is right, what was answered, and what came next."""
+    right = judged.class_names[int(judged.targets[place])]
     shares = zip(judged.best[place].tolist(), judged.shares[place].tolist(), strict=True)
+    first, *others = (f"{judged.class_names[index]} {percent(share, 1)}" for index, share in shares)
     return [
         judged.entries[place].name,
-        f"is {judged.class_names[target]} ({percent(float(judged.target_shares[place]), 1)})",
-        *(
-            f"{rank}. {judged.class_names[index]} {percent(share, 1)}"
-            for rank, (index, share) in enumerate(shares, start=1)
-        ),
+        f"answer: {first}",
+        f"right: {right} {percent(float(judged.target_shares[place]), 1)}",
+        *([f"then: {', '.join(others)}"] if others else []),
     ]
 
 

@@ -62,6 +62,9 @@ th[aria-sort=descending] button::after { content: " \\25BE"; }
 .gallery figure { margin: 0; font-size: .85rem; overflow-wrap: anywhere; }
 .gallery img { width: 100%; height: auto; display: block; border-radius: .35rem; }
 .gallery img + img { margin-top: .35rem; }
+.gallery figcaption { margin-top: .35rem; line-height: 1.35; }
+.gallery figcaption span { display: block; padding-left: .8em; text-indent: -.8em; }
+.gallery figcaption span:first-child { color: #4a5568; }
 .gallery + .scroll, .notice + .scroll, .scroll + .gallery { margin-top: 1rem; }
 footer { margin-top: 2.5rem; color: #4a5568; font-size: .85rem; overflow-wrap: anywhere; }
 """
@@ -279,11 +282,15 @@ def gallery(items: Iterable[tuple[str, Sequence[str]]]) -> str:
         items: For each the HTML of its pictures, from `picture`, and the lines below it.
     """
     figures = "".join(
-        f"<figure>{image}<figcaption>{'<br>'.join(text(line) for line in lines)}</figcaption>"
-        "</figure>"
+        f"<figure>{image}<figcaption>{''.join(map(_line, lines))}</figcaption></figure>"
         for image, lines in items
     )
     return f'<div class="gallery">{figures}</div>' if figures else ""
+
+
+def _line(line: str) -> str:
+    """Return a line of a caption; a long path breaks after a slash, not within a name."""
+    return f"<span>{text(line).replace('/', '/<wbr>')}</span>"
 
 
 def _cell(value: str | int | float) -> Cell:
