@@ -15,8 +15,8 @@ BEGIN, END = "<!-- tree: scripts/readme_tree.py -->\n", "<!-- end of tree -->\n"
 
 # A module may import only what stands above it. This is also the order to read them in.
 ORDER = """
-errors files provenance cores transport layers arch featureinfo sources bombs images preprocess
-predictions quantization catalogue modelfile
+errors files provenance cores transport layers archspec arch featureinfo sources bombs images
+preprocess predictions quantization catalogue document modelfile
 evaluation evaluation.arrays evaluation.metrics evaluation.multilabel
 evaluation.intervals evaluation.paired evaluation.calibration evaluation.selective
 evaluation.conformal

@@ -23,7 +23,7 @@ from resnext.errors import ResNeXtError, install_hint
 HEAVY = {"torch", "torchvision", "openvino", "onnx", "onnxruntime", "PIL", "rich", "click"}
 HEAVY |= {"numpy", "huggingface_hub", "safetensors", "pyarrow"}
 DOCTESTED = [
-    "arch",
+    "archspec",
     "catalogue",
     "classifier",
     "errors",
