@@ -54,6 +54,8 @@ def write(path: Path, examination: Examination, *, fixes: str) -> Path:
 def _names(examination: Examination) -> Mapping[str, str]:
     """Return what to call each class: a synset id gets its name as well."""
     given = tuple(name for name, _ in checks.class_counts(examination.table))
+    if not given:
+        return {}
     labels = make_labels(given)
     if labels.synset_ids is None:
         return {name: name for name in given}
