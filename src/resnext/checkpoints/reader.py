@@ -106,7 +106,8 @@ def open_path(
     """
     path = _resolve(Path(path))
     format = _format(path)
-    state = _check_regular(path)
+    _check_regular(path)
+    state = _state(path)
     if format == "safetensors" and modelfile.is_model_file(path):
         document, stated = modelfile.verify(path)
         return LocalModel(
@@ -151,7 +152,7 @@ def open_row(row: WeightSpec, path: Path, *, format: Format, sha256: str) -> Loc
         sha256=sha256,
         format=format,
         key_layout=layouts[0] if layouts else "torchvision",
-        state=_check_regular(path),
+        state=_state(path),
     )
 
 
@@ -221,7 +222,7 @@ def _check_same(local: LocalModel) -> None:
     Its hash is what compiled networks and features are stored under: with other tensors, their
     answers would be those of another model. After reading, so that no moment is missed.
     """
-    if local.state is None or _check_regular(local.path) == local.state:
+    if local.state is None or _state(local.path) == local.state:
         return
     own = local.format == "resnext"
     found = modelfile.verify(local.path)[1] if own else sha256_of(local.path)
@@ -231,8 +232,16 @@ def _check_same(local: LocalModel) -> None:
         )
 
 
-def _check_regular(path: Path) -> State:
-    """Refuse what cannot be a model file; return what changes when another one replaces it."""
+def _state(path: Path) -> State | None:
+    """Return what changes when another file takes the name; None where there is no file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _check_regular(path: Path) -> None:
     try:
         found = os.stat(path)
         readable = os.access(path, os.R_OK)
@@ -244,7 +253,6 @@ def _check_regular(path: Path) -> State:
         raise ModelFileError(f"{path}: cannot be read: permission denied")
     if found.st_size == 0:
         raise ModelFileError(f"{path}: the file is empty", hint="copy or download it again")
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _resolve(path: Path) -> Path:
