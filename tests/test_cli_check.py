@@ -41,6 +41,15 @@ def test_a_clean_set_exits_0(data: Path, capsys: Captured) -> None:
     assert Path("photos-check/fixes.jsonl").read_text() == ""
 
 
+def test_pictures_in_no_class_are_checked_as_well(data: Path, capsys: Captured) -> None:
+    for path in sorted(data.rglob("*.png")):
+        path.rename(data / path.name)
+    assert app.run(["check", "photos", "--quick"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[1] == "photos-check/report.html"
+    assert "there are no classes" in captured.err
+
+
 def test_problems_exit_3_and_are_written(data: Path, capsys: Captured) -> None:
     shutil.copy(data / "a" / "0.png", data / "a" / "copy.png")
     (data / "b" / "bad.jpg").write_bytes(b"no picture")

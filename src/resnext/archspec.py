@@ -1,4 +1,4 @@
-"""What a ResNeXt is called: the few numbers that say which network, and its name.
+"""What a ResNeXt is called: the few numbers of a network, and its name.
 
 Depths and their blocks, cardinality and base width: Xie et al., arXiv:1611.05431, Tables 1
 and 3 (ImageNet) and section 5.2 (CIFAR). The letters of the variants are timm's. Standard
