@@ -99,6 +99,9 @@ def test_closest_names_come_best_first() -> None:
         ("lr", "optim.lr"),  # a word of it
         ("legacy_seresnext101_32x4d", "seresnext101_32x4d"),
         ("onnx", "onnxruntime"),  # its beginning
+        ("pytorch", "torch"),
+        ("jsonlines", "jsonl"),
+        ("interpolate", "interpolation"),  # a long one in common
     ],
 )
 def test_a_slip_of_the_hand_or_a_word_in_common_is_close(name: str, candidate: str) -> None:
@@ -112,6 +115,7 @@ def test_a_slip_of_the_hand_or_a_word_in_common_is_close(name: str, candidate: s
         ("bear", "pear"),
         ("ant", "elephant"),
         ("car", "cart"),
+        ("bearing", "bear"),
         ("plane", "plate"),
         ("layer5", "layer1"),
         ("a1", "b1"),
@@ -127,7 +131,8 @@ def test_what_only_looks_alike_is_not_close(name: str, candidate: str) -> None:
 def test_of_several_slips_only_the_fewest_count() -> None:
     names = ["resnext101_32x4d", "resnext50_32x4d", "resnext50d_32x4d", "resnext50_32x4d_ssl"]
     assert errors.closest("resnext50_32x4", names) == ["resnext50_32x4d"]
-    assert errors.closest("resnext50", names, count=2) == ["resnext50_32x4d", "resnext50d_32x4d"]
+    assert errors.closest("resnext50", names) == ["resnext50_32x4d"]
+    assert errors.closest("resnext", names, count=2) == ["resnext50_32x4d", "resnext101_32x4d"]
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_one_network_can_be_asked_again(model: Path, batch: NDArray[np.uint8]) -
 def test_unknown_layers_and_methods_are_refused(model: Path, batch: NDArray[np.uint8]) -> None:
     local = weights.locate(model)
     with pytest.raises(ConfigError, match="did you mean 'layer4'"):
-        gradients.GradientMaps(local, layer="layer5")
+        gradients.GradientMaps(local, layer="layr4")
     with pytest.raises(ConfigError, match="expected one of layer1"):
         gradients.GradientMaps(local, layer="fc")
     with pytest.raises(ConfigError, match="expected one of gradcam, gradcam"):

@@ -21,12 +21,14 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterable
+from os.path import commonprefix
 from types import ModuleType
 
 # Letters of a word from which on it was likely a slip, if there is one more or less; if one is
 # another; if two are wrong. In a shorter one that makes another word: dog, hog; plane, plate.
 _SHORT, _MIDDLING, _LONG = 4, 6, 8
 _DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # by module, where pip has it under another name
+_ALIKE = 0.75  # of a word at its beginning: interpolate, interpolation
 _WORD = 2.5  # slips that a word more or less counts as
 
 
@@ -149,7 +151,7 @@ def closest(name: str, candidates: Iterable[str], *, count: int = 3) -> list[str
     """Return what a name that is not there likely means: at most `count`, all as likely.
 
     That is what a slip of the hand makes of it: letters that changed places, one too many or too
-    few, a wrong one in a longer word; or what has it in it as a word, or is a word of it. What
+    few, a wrong one in a longer word; or what shares a word with it, or a long beginning. What
     only looks alike, as `hog` does to `dog`, is neither.
     """
     costs: dict[str, float] = {}
@@ -165,9 +167,14 @@ def _cost(name: str, other: str) -> float | None:
     """Return how far a name is from another: its slips, or words too many; None if unlikely."""
     if (slips := _count_slips(name, other)) is not None:
         return slips
-    if _has_word(other, name, begins=True) or _has_word(name, other):
-        return _WORD * max(1, abs(len(_words(name)) - len(_words(other))))
-    return None
+    short, long = sorted((name, other), key=len)
+    wanted, words = _words(short), _words(long)
+    if len(short) < 2 or "".join(wanted).isdigit() or not wanted:
+        return None
+    cost = _WORD * max(1, len(words) - len(wanted))
+    if f" {' '.join(wanted)} " in f" {' '.join(words)} ":
+        return cost
+    return cost + 1 if _begin_or_end_alike(name, other) else None
 
 
 def _count_slips(name: str, other: str) -> int | None:
@@ -205,13 +212,15 @@ def _count_edits(name: str, other: str) -> int:
     return last[-1]
 
 
-def _has_word(text: str, word: str, *, begins: bool = False) -> bool:
-    """Tell whether a text has a word, or words, in it; or perhaps begins with its letters."""
-    spaced, wanted = " ".join(_words(text)), " ".join(_words(word))
-    if len(wanted) < 2 or wanted.isdigit():
-        return False
-    starts = begins and len(word) >= _SHORT and text.startswith(word)
-    return starts or f" {wanted} " in f" {spaced} "
+def _begin_or_end_alike(name: str, other: str) -> bool:
+    """Tell whether one is the beginning or end of the other, or much of both begins alike."""
+    if len(name) >= _SHORT and other.startswith(name):
+        return True
+    short, long = sorted((name, other), key=len)
+    same = len(commonprefix((name, other)))
+    if same >= _MIDDLING and same >= _ALIKE * len(long):
+        return True
+    return len(short) > _SHORT and (long.startswith(short) or long.endswith(short))
 
 
 def _words(text: str) -> list[str]:
