@@ -148,7 +148,7 @@ def resolved(names: list[str], architecture: str) -> list[str]:
 def test_the_code_of_the_readme(
     hub: Server, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(repository / "examples")
+    monkeypatch.chdir(repository)
     serve(hub, "resnext50_32x4d")
     text = (repository / "README.md").read_text(encoding="utf-8")
     section = text.split("\n## In PyTorch\n")[1].split("\n## ")[0]
