@@ -8,6 +8,7 @@ import runpy
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -70,12 +71,18 @@ MODULES = {
 each_module = pytest.mark.parametrize("module", MODULES)
 
 
+@cache
 def _tree(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
 
-def _imports(tree: ast.AST) -> Iterator[str]:
-    """Yield the dotted names that a module imports, anywhere in it."""
+@cache
+def _imports(tree: ast.AST) -> tuple[str, ...]:
+    """Return the dotted names that a module imports, anywhere in it."""
+    return tuple(_found_imports(tree))
+
+
+def _found_imports(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
