@@ -50,6 +50,10 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # or Triton's bindings complain that it leaks
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what is marked `torch` where torch is not installed, and `gpu` without a GPU."""
     if importlib.util.find_spec("torch") is None:

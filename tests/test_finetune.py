@@ -49,14 +49,21 @@ def network(tiny: Path) -> Iterator[Classifier]:
 
 
 @pytest.fixture(scope="module")
-def tuned(network: Classifier, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
-    path = tmp_path_factory.mktemp("tuned") / "pets.safetensors"
-    return tune_head(network, open_data(folder), path)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache in which the features of `pets` are."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def tuned(network: Classifier, folder: Path, home: Path) -> Tuned:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESNEXT_HOME", str(home))
+        return tune_head(network, open_data(folder), home / "pets.safetensors")
 
 
 @pytest.fixture
 def pets(tuned: Tuned, tmp_path: Path) -> Tuned:
-    """A model for the three classes, in a file of one's own; no features are in the cache."""
+    """A model for the three classes, in a file of the test's own."""
     return dataclasses.replace(tuned, path=Path(shutil.copy(tuned.path, tmp_path)))
 
 
@@ -271,8 +278,10 @@ def test_a_class_is_added_as_the_file_was_made_unless_told_otherwise(
     ],
 )
 def test_what_a_file_says_of_its_making_is_not_trusted(
-    pets: Tuned, folder: Path, tmp_path: Path, made: dict[str, Any], message: str
-) -> None:
+    pets: Tuned, home: Path, folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, made: dict[str, Any], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("RESNEXT_HOME", str(home))
     document, tensors = modelfile.read(pets.path)
     before = document.provenance
     dataset = {**before["dataset"], **made.get("dataset", {})}

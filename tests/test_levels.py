@@ -54,8 +54,8 @@ def batch(count: int, seed: int) -> np.ndarray:
     return (128 + coarse).astype(np.uint8).repeat(8, 1).repeat(8, 2)
 
 
-def find(local: LocalModel) -> Iterator[tuple[str, Quantization]]:
-    return quantize.find(local.document, weights.read_tensors(local), batch(60, seed=0))
+def find(local: LocalModel, count: int) -> Iterator[tuple[str, Quantization]]:
+    return quantize.find(local.document, weights.read_tensors(local), batch(count, seed=0))
 
 
 def logits(local: LocalModel, quantization: Quantization | None, folder: Path) -> np.ndarray:
@@ -73,7 +73,7 @@ def logits(local: LocalModel, quantization: Quantization | None, folder: Path) -
 def test_answers_stay(grouped: LocalModel, tmp_path: Path) -> None:
     exact = logits(grouped, None, tmp_path)
     apart = {}
-    for words, quantization in find(grouped):
+    for words, quantization in find(grouped, 60):
         answers = logits(grouped, quantization, tmp_path)
         apart[words] = relative_error(answers, exact)
         assert (answers.argmax(axis=1) == exact.argmax(axis=1)).mean() > 0.9
@@ -84,14 +84,14 @@ def test_levels_are_better_than_the_nearest(
     narrow: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = "all but the sums"
-    solved = dict(islice(find(narrow), 2))[words]
+    solved = dict(islice(find(narrow, 20), 2))[words]
 
     def nearest(weight: np.ndarray, step: np.ndarray, _: np.ndarray) -> np.ndarray:
         return np.rint(weight / step[..., None]).astype(np.int8)
 
     # Of the same folded and scaled weights, with the same steps, the bias mended as well.
     monkeypatch.setattr(rounding, "round_weight", nearest)
-    plain = dict(islice(find(narrow), 2))[words]
+    plain = dict(islice(find(narrow, 20), 2))[words]
     exact = logits(narrow, None, tmp_path)
     changed = [
         key

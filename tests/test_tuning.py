@@ -10,7 +10,7 @@ import pytest
 
 from resnext import testing, weights
 from resnext.cli import app
-from resnext.deploy import benchmark
+from resnext.deploy import benchmark, roofline
 from resnext.engines import select, tuning
 from resnext.errors import EngineError
 from resnext.weights import LocalModel
@@ -121,7 +121,10 @@ def test_what_takes_minutes_to_start_is_not_kept(tiny: LocalModel) -> None:
         benchmark.remember(tiny, replace(report, rows=tuple(rows[:1])))
 
 
-def test_the_command_keeps_the_fastest(tiny: LocalModel, capsys: Any) -> None:
+def test_the_command_keeps_the_fastest(
+    tiny: LocalModel, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(roofline, "_SECONDS", 0.02)
     arguments = ["benchmark", str(tiny.path), "--engines", "openvino", "--precisions", "fp32"]
     arguments += ["--rounds", "1", "--seconds", "0.02", "--batches", "1,4", "--remember"]
     assert app.run(arguments) == 0
