@@ -25,7 +25,8 @@ def main(resnext: str, peer: str, rounds: int = 7) -> None:
     with tempfile.TemporaryDirectory() as folder:
         big = str(Path(folder) / "resnext50_32x4d.safetensors")
         make_weights.main("resnext50_32x4d", big)
-        tv, timm = (str(HERE / "peers" / f"{name}_predict.py") for name in ("torchvision", "timm"))
+        scripts = ("torchvision_predict", "timm_predict", "timm_model_file")
+        tv, timm, ours = (str(HERE / "peers" / f"{name}.py") for name in scripts)
         starter = {
             "resnext predict (starter)": [resnext, "predict", PICTURE],
             "resnext predict --precision fp32": [
@@ -36,6 +37,7 @@ def main(resnext: str, peer: str, rounds: int = 7) -> None:
                 "fp32",
             ],
             "torchvision script, same weights": [peer, tv, STARTER, PICTURE],
+            "timm script, same weights": [peer, ours, STARTER, PICTURE],
         }
         resnext50 = {
             "resnext predict (resnext50_32x4d)": [resnext, "predict", PICTURE, "--model", big],

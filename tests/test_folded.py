@@ -12,6 +12,7 @@ from networks import preprocessing, random_batch, random_tensors, relative_error
 from resnext import arch
 from resnext.arch import ArchSpec
 from resnext.deploy.reference import Reference
+from resnext.engines import folding
 from resnext.errors import ModelFileError, import_extra
 
 pytestmark = pytest.mark.torch
@@ -84,10 +85,19 @@ def test_pixels_lose_nothing_in_bfloat16() -> None:
     pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
     with torch.inference_mode():
         prepared = module._prepare(torch.from_numpy(pixels))
-    assert prepared.shape == (1, 16, 16, 8) and prepared.dtype == torch.bfloat16
+    assert prepared.shape == (1, 16, 16, 4) and prepared.dtype == torch.bfloat16
     ones = np.ones((1, 16, 16, 1))
-    whole = np.concatenate([pixels, ones, pixels, ones], axis=3) - module.centers.float().numpy()
+    whole = np.concatenate([pixels, ones], axis=3) - module.centers.float().numpy()
     np.testing.assert_array_equal(prepared.float().numpy(), whole)
+
+
+def test_weights_that_meet_them_are_rounded_for_photographs_in_bfloat16_alone() -> None:
+    exact, rounded, half = (
+        build(NAMES[0], dtype, exact=False).body[0].weight.double().numpy()
+        for dtype in (torch.float32, torch.bfloat16, torch.float16)
+    )
+    np.testing.assert_array_equal(rounded, folding.round_stem(exact))
+    np.testing.assert_array_equal(half, exact.astype(np.float16))
 
 
 @pytest.mark.parametrize("name", ["resnext26_4x2d", "resnext29_2x4d"])

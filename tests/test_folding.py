@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -73,9 +74,29 @@ def test_the_first_convolution_takes_pixels_as_they_are() -> None:
     scale, shift = np.array([0.017, 0.018, 0.02]), np.array([-2.1, -2.0, -1.8])
     pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 3))
     weight, bias, centers = folding.fold_stem(folding.fold(conv, tensors), scale, shift)
-    ones = np.ones((1, 3, 3))
-    whole = np.concatenate([pixels, ones] * 2) - centers[:, None, None]
+    whole = np.concatenate([pixels, np.ones((1, 3, 3))]) - centers[:, None, None]
     plain, plain_bias = folding.fold(conv, tensors)
     normalized = pixels * scale[:, None, None] + shift[:, None, None]
     expected = (plain * normalized).sum(axis=(1, 2, 3)) + plain_bias
     np.testing.assert_allclose((weight * whole).sum(axis=(1, 2, 3)) + bias, expected)
+    np.testing.assert_array_equal(centers, np.round(centers))
+
+
+@pytest.mark.parametrize("shape", [(64, 4, 7, 7), (32, 4, 3, 3), (8, 2, 3, 3)])
+def test_smooth_pictures_notice_little_of_the_rounding(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=shape)
+    rounded = folding.round_stem(weight)
+    nearest = weight.astype(ml_dtypes.bfloat16).astype(np.float64)
+    np.testing.assert_array_equal(rounded, rounded.astype(ml_dtypes.bfloat16))
+    assert np.abs(rounded - weight).max() < 16 * np.abs(nearest - weight).max()
+    # Slopes of every direction, in grey levels about 0, and ones.
+    steps = np.arange(shape[2]) - shape[2] // 2
+    slopes = rng.normal(size=(50, 2))
+    planes = slopes[:, :1, None] * steps[:, None] + slopes[:, 1:, None] * steps + 40
+    patches = np.repeat(planes[:, None], shape[1], axis=1)
+    patches[:, -1] = 1
+    better, worse = (
+        np.einsum("ochw,nchw->no", found - weight, patches) for found in (rounded, nearest)
+    )
+    assert np.sqrt((better**2).mean()) < 0.5 * np.sqrt((worse**2).mean())

@@ -29,7 +29,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
 
 def test_what_is_kept_is_found_and_taken(tiny: LocalModel) -> None:
     assert tuning.find(tiny) is None
-    path = tuning.remember(tiny, CHOICE)
+    path = tuning.remember(tiny, {"auto": CHOICE})
     assert tuning.find(tiny) == CHOICE
     with select.load(tiny) as engine:
         assert (engine.name, engine.precision, engine.best_batch_size) == ("openvino", "fp32", 3)
@@ -37,19 +37,30 @@ def test_what_is_kept_is_found_and_taken(tiny: LocalModel) -> None:
         assert engine.best_batch_size != 3
     # Others are kept beside it.
     other = replace(tiny, sha256="0" * 64)
-    tuning.remember(other, replace(CHOICE, batch_size=5))
+    tuning.remember(other, {"auto": replace(CHOICE, batch_size=5)})
     assert (tuning.find(tiny), len(json.loads(path.read_text()))) == (CHOICE, 2)
 
 
+def test_a_precision_has_its_own(tiny: LocalModel) -> None:
+    choices = {"auto": CHOICE, "fp32": replace(CHOICE, batch_size=5), "bf16": CHOICE}
+    tuning.remember(tiny, choices)
+    with select.load(tiny, precision="fp32") as engine:
+        assert (engine.precision, engine.best_batch_size) == ("fp32", 5)
+    assert tuning.find(tiny, "int8") is None  # not measured
+    assert tuning.find(tiny, "bf16") is None  # which is not what the record says of it
+    with select.load(tiny, engine="openvino", precision="fp32") as engine:
+        assert engine.best_batch_size != 5
+
+
 def test_another_version_begins_anew(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    tuning.remember(tiny, CHOICE)
+    tuning.remember(tiny, {"auto": CHOICE})
     monkeypatch.setattr(tuning, "versions", lambda *_: {"openvino": "2099.1"})
     assert tuning.find(tiny) is None
 
 
 def test_another_gpu_begins_anew(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "gpus", lambda: ["NVIDIA Test"])
-    tuning.remember(tiny, CHOICE)
+    tuning.remember(tiny, {"auto": CHOICE})
     assert tuning.find(tiny) == CHOICE
     monkeypatch.setattr(tuning, "gpus", list)
     assert tuning.find(tiny) is None
@@ -58,7 +69,7 @@ def test_another_gpu_begins_anew(tiny: LocalModel, monkeypatch: pytest.MonkeyPat
 @pytest.mark.torch
 def test_a_backend_can_be_remembered(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     choice = replace(CHOICE, engine="torch:cudnn", precision="fp16")
-    tuning.remember(tiny, choice)
+    tuning.remember(tiny, {"auto": choice})
     with select.load(tiny) as engine:
         assert (engine.name, engine.precision, engine.best_batch_size) == ("torch", "fp16", 3)
 
@@ -77,12 +88,12 @@ def test_a_backend_can_be_remembered(tiny: LocalModel, monkeypatch: pytest.Monke
     ],
 )
 def test_what_is_damaged_counts_as_absent(damage: Any, tiny: LocalModel) -> None:
-    path = tuning.remember(tiny, CHOICE)
+    path = tuning.remember(tiny, {"auto": CHOICE})
     if isinstance(damage, str):
         path.write_text(damage)
     else:
         [(key, entry)] = json.loads(path.read_text()).items()
-        path.write_text(json.dumps({key: {**entry, **damage}}))
+        path.write_text(json.dumps({key: {"auto": {**entry["auto"], **damage}}}))
     assert tuning.find(tiny) is None
     with select.load(tiny) as engine:
         assert engine.name == "openvino"
@@ -91,7 +102,7 @@ def test_what_is_damaged_counts_as_absent(damage: Any, tiny: LocalModel) -> None
 def test_a_runtime_that_is_gone_is_not_asked_for(
     tiny: LocalModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tuning.remember(tiny, replace(CHOICE, engine="onnxruntime"))
+    tuning.remember(tiny, {"auto": replace(CHOICE, engine="onnxruntime")})
     monkeypatch.setattr(select, "is_installed", lambda _name: False)
     with select.load(tiny) as engine:
         assert engine.name == "openvino" and engine.best_batch_size != 3
@@ -101,7 +112,7 @@ def test_a_runtime_that_is_gone_is_not_asked_for(
 def test_a_gpu_that_is_hidden_is_not_asked_for(
     tiny: LocalModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tuning.remember(tiny, replace(CHOICE, engine="torch", precision="tf32", gpu=True))
+    tuning.remember(tiny, {"auto": replace(CHOICE, engine="torch", precision="tf32", gpu=True)})
     monkeypatch.setattr(select, "has_gpu", lambda: False)
     with select.load(tiny) as engine:
         assert engine.name == "openvino" and engine.best_batch_size != 3
@@ -117,6 +128,7 @@ def test_what_takes_minutes_to_start_is_not_kept(tiny: LocalModel) -> None:
     benchmark.remember(tiny, report)
     found = tuning.find(tiny)
     assert found is not None and (found.engine, found.gpu) == ("torch", True)
+    assert found == tuning.find(tiny, "bf16") and tuning.find(tiny, "fp32") is None
     with pytest.raises(EngineError, match="nothing to remember"):
         benchmark.remember(tiny, replace(report, rows=tuple(rows[:1])))
 

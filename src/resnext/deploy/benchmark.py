@@ -249,7 +249,7 @@ def _report(
 def remember(local: LocalModel, report: Report) -> Path:
     """Let the fastest engine of this package be what "auto" takes for a model here.
 
-    Not torch:compile: every start would take minutes.
+    In all, and for each precision. Not torch:compile: every start would take minutes.
 
     Returns:
         The file that says so.
@@ -267,15 +267,20 @@ def remember(local: LocalModel, report: Report) -> Path:
         raise EngineError(
             "no engine of this package ran, torch:compile aside; there is nothing to remember"
         )
-    best = max(ran, key=lambda row: row.images_per_s or 0)
-    choice = tuning.Choice(
-        engine=best.engine,
-        precision=best.precision,
-        batch_size=best.batch_size,
-        images_per_s=round(best.images_per_s or 0, 2),
-        gpu=bool(best.gpu),
+    fastest: dict[str, Row] = {}
+    for row in sorted(ran, key=lambda row: row.images_per_s or 0):
+        fastest["auto"] = fastest[row.precision] = row
+    return tuning.remember(local, {name: _make_choice(row) for name, row in fastest.items()})
+
+
+def _make_choice(row: Row) -> tuning.Choice:
+    return tuning.Choice(
+        engine=row.engine,
+        precision=row.precision,
+        batch_size=row.batch_size,
+        images_per_s=round(row.images_per_s or 0, 2),
+        gpu=bool(row.gpu),
     )
-    return tuning.remember(local, choice)
 
 
 def table(report: Report) -> list[tuple[str, ...]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -302,6 +303,10 @@ class FoldedNetwork(nn.Module):
         self.dtype, self.feature_maps, self.exact = dtype, feature_maps, _SCALE in folded
         *body, head = (one for one in arch.layers(spec) if not isinstance(one, GlobalPool))
         to = (device, dtype)
+        if not self.exact and dtype == torch.bfloat16:
+            key = f"{cast(Conv, body[0]).name}.weight"
+            rounded = folding.round_stem(folded[key].numpy()).astype(np.float32)
+            folded = {**folded, key: torch.from_numpy(rounded)}
         self.body = nn.ModuleList(_make(one, folded, operations, to) for one in body)
         # The head in float32: 2 million products a picture, and the digits that are shown.
         name = cast(Linear, head).name
@@ -336,7 +341,7 @@ class FoldedNetwork(nn.Module):
             return (pixels * self.scale + self.shift).to(self.dtype)
         one = self.one.expand(*pixels.shape[:3], 1)
         # Whole numbers all of them, so nothing is rounded in any type.
-        return torch.cat([pixels, one, pixels, one], dim=3) - self.centers
+        return torch.cat([pixels, one], dim=3) - self.centers
 
 
 def _take(folded: Folded, key: str, to: tuple[torch.device, torch.dtype]) -> Tensor:

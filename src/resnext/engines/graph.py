@@ -25,7 +25,7 @@ from resnext import arch
 from resnext.arch import ArchSpec
 from resnext.engines import eightbits
 from resnext.engines.base import EMBEDDING, FEATURES, GRAPH_VERSION, IMAGE, LOGITS, Precision
-from resnext.engines.folding import fold, fold_stem, join_groups, narrow, take
+from resnext.engines.folding import fold, fold_stem, join_groups, narrow, round_stem, take
 from resnext.errors import ModelFileError, counted
 from resnext.files import atomic
 from resnext.layers import (
@@ -67,8 +67,8 @@ def build(
         architecture: The network.
         preprocess: Gives the input size, the mean and the standard deviation.
         tensors: A `state_dict` in torchvision's keys, of any float type.
-        precision: What the runtime will compute in. The function is the same; for "bf16"
-            the first convolution is laid out so that rounding does little harm there.
+        precision: What the runtime will compute in. For "bf16" the first convolution takes
+            whole numbers and has weights of bfloat16; otherwise the function is the same.
         feature_maps: Let the last feature maps (N, D, h, w) out as well, as "features".
         quantization: For "int8": which values are rounded to 8 bits, and how.
         group_width: Least number of channels in a group: narrower groups are joined to
@@ -92,7 +92,7 @@ def build(
         )
     first, *rest = arch.layers(architecture)
     if precision == "bf16" and isinstance(first, Conv):
-        value = builder.split_stem(first, scale, shift)
+        value = builder.whole_stem(first, scale, shift)
     else:
         value = builder.add(first, builder.normalize(scale, shift))
     outputs = [
@@ -200,18 +200,17 @@ class _Builder:
             value = self._node(op, f"normalize.{name}", [value, constant])
         return value
 
-    def split_stem(self, conv: Conv, scale: Array, shift: Array) -> str:
+    def whole_stem(self, conv: Conv, scale: Array, shift: Array) -> str:
         """Add normalization and first convolution as `fold_stem` has them."""
         weight, bias, centers = fold_stem(self._fold(conv), scale, shift)
         value = self._node("Transpose", "normalize.nchw", [IMAGE], perm=[0, 3, 1, 2])
         one = self._constant("normalize.one", np.array(1, np.uint8))
         pads = self._constant("normalize.pads", np.array([0, 0, 0, 0, 0, 1, 0, 0]))
         value = self._node("Pad", "normalize.ones", [value, pads, one])
-        value = self._node("Concat", "normalize.twice", [value, value], axis=1)
         value = self._node("Cast", "normalize.float", [value], to=TensorProto.FLOAT)
         constant = self._weight("normalize.center.value", centers.reshape(1, -1, 1, 1))
         value = self._node("Sub", "normalize.center", [value, constant])
-        return self._conv(conv, value, folded=(weight, bias))
+        return self._conv(conv, value, folded=(round_stem(weight), bias))
 
     def name(self, value: str, name: str) -> str:
         """Give a value a name by which it can come out."""

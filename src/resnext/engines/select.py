@@ -45,8 +45,8 @@ def load(
             is OpenVINO. "torch:cudnn" and the others of `TORCH` say how torch computes.
         precision: "fp32", "bf16", "int8" for a model that was quantized, on a GPU "fp16" and
             "tf32" as well, or "auto" for what is fastest on this machine. Where `resnext
-            benchmark --remember` has measured, and engine, precision and threads are all open,
-            it is what was fastest there.
+            benchmark --remember` has measured, and engine and threads are open, they are
+            what was fastest there, in all or in this precision.
         threads: Number of processor threads, or None for what suits the machine.
         feature_maps: Let the last feature maps out as well.
         device: Of the torch engine: such as "cuda:1" or "cpu"; None for a GPU if there is one.
@@ -71,8 +71,8 @@ def load(
         raise ConfigError(f"device is {device!r}, and engine {engine!r} has none to choose from",
                           hint="take engine torch")  # fmt: skip
     choice = None
-    if (engine, precision, threads) == ("auto", "auto", None):
-        choice = tuning.find(local)
+    if (engine, threads) == ("auto", None):
+        choice = tuning.find(local, precision)
     # A GPU may be hidden since: the choice says nothing of the processor.
     if choice is not None and is_installed(choice.engine) and (not choice.gpu or has_gpu()):
         engine, precision = choice.engine, choice.precision

@@ -1,8 +1,8 @@
 """What is fastest for a model on this machine, once that was measured.
 
-`resnext benchmark --remember` measures and writes it down; `select.load` asks for it where
-engine, precision and threads are all left open. The key is the model, the processor, the
-GPUs and the versions of the runtimes, so an update begins anew.
+`resnext benchmark --remember` measures and writes it down, in all and for each precision;
+`select.load` asks for it where engine and threads are left open. The key is the model, the
+processor, the GPUs and the versions of the runtimes, so an update begins anew.
 """
 
 from __future__ import annotations
@@ -48,21 +48,29 @@ class Choice:
     gpu: bool
 
 
-def find(local: LocalModel) -> Choice | None:
-    """Return what was found for a model here, or None."""
+def find(local: LocalModel, precision: str = "auto") -> Choice | None:
+    """Return what was found for a model here, or None.
+
+    Args:
+        local: The model.
+        precision: What it shall compute in; "auto" for what was fastest in all.
+    """
     # The key takes longer than an answer from a warm cache may: only where there is something.
     entries = _read(cache_home() / NAME)
     entry = entries.get(_key(local)) if entries else None
-    if not isinstance(entry, Mapping):
-        return None
-    with contextlib.suppress(TypeError):
-        choice = Choice(**entry)
-        return choice if _is_sound(choice) else None
+    with contextlib.suppress(LookupError, TypeError):
+        choice = Choice(**entry[precision])  # type: ignore[index]  # or TypeError
+        if _is_sound(choice) and precision in ("auto", choice.precision):
+            return choice
     return None
 
 
-def remember(local: LocalModel, choice: Choice) -> Path:
-    """Write down what is fastest for a model here.
+def remember(local: LocalModel, choices: Mapping[str, Choice]) -> Path:
+    """Write down what is fastest for a model here, in the place of what was.
+
+    Args:
+        local: The model.
+        choices: By precision, and "auto" for the fastest of all.
 
     Returns:
         The file.
@@ -76,7 +84,8 @@ def remember(local: LocalModel, choice: Choice) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            entries = {**_read(path), _key(local): asdict(choice)}
+            found = {precision: asdict(choice) for precision, choice in choices.items()}
+            entries = {**_read(path), _key(local): found}
             with atomic(path) as file:
                 file.write(json.dumps(entries, indent=1).encode())
     except OSError as error:
