@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib.util
 import ipaddress
@@ -32,11 +33,12 @@ _USER_SETTINGS = (
 # Read once, when huggingface_hub is imported: nobody's cache and token are there.
 os.environ["HF_HOME"] = os.path.join(tempfile.gettempdir(), "resnext-tests-have-no-hub-cache")
 
-
-# Of several processes each gets its share of the cores, or their threads wait for one another.
-if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
-    share = max(1, (os.cpu_count() or 1) // int(processes))
-    os.environ.setdefault("OMP_NUM_THREADS", str(share))
+if _PROCESSES := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    # Each gets its share of the cores, or their threads wait for one another.
+    _share = max(1, (os.cpu_count() or 1) // int(_PROCESSES))
+    os.environ.setdefault("OMP_NUM_THREADS", str(_share))
+    # Taking down all that was imported takes seconds; what ends well at exit ends before this.
+    atexit.register(os._exit, 0)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -51,7 +53,8 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_sessionfinish() -> None:
-    gc.unfreeze()  # or Triton's bindings complain that it leaks
+    if not _PROCESSES:
+        gc.unfreeze()  # or Triton's bindings complain, at exit, that it leaks
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
