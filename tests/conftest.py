@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib.util
 import ipaddress
+import itertools
 import os
 import socket
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +33,29 @@ _USER_SETTINGS = (
 # Read once, when huggingface_hub is imported: nobody's cache and token are there.
 os.environ["HF_HOME"] = os.path.join(tempfile.gettempdir(), "resnext-tests-have-no-hub-cache")
 
+if _PROCESSES := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    # Each gets its share of the cores, or their threads wait for one another.
+    _share = max(1, (os.cpu_count() or 1) // int(_PROCESSES))
+    os.environ.setdefault("OMP_NUM_THREADS", str(_share))
+    # Taking down all that was imported takes seconds; what ends well at exit ends before this.
+    atexit.register(os._exit, 0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Import all tests, and keep what that made away from the garbage collector."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def pytest_sessionfinish() -> None:
+    if not _PROCESSES:
+        gc.unfreeze()  # or Triton's bindings complain, at exit, that it leaks
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what is marked `torch` where torch is not installed, and `gpu` without a GPU."""
@@ -40,6 +68,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if names & set(item.keywords):
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+# These share what takes seconds to import: the server that forks, and torch's compilers.
+_TOGETHER = dict.fromkeys(("checkpoint", "dist", "feed", "resume", "score"), "loop")
+_TOGETHER["torchscript"] = "network"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give the tests of a file, and of some files together, to one process."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = Path(super()._split_scope(nodeid)).stem.removeprefix("test_")
+            return _TOGETHER.get(file, file)
+
+    return Together(config, log)
 
 
 def _has_gpu() -> bool:
@@ -81,12 +129,35 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return testing.write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
+@pytest.fixture(scope="session")
+def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    # `mktemp` looks at all that it made before: with thousands of tests, at millions.
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / str(number) for number in itertools.count())
+
+
+@cache
+def _measured() -> bytes:
+    """Return what every engine with an empty cache would measure anew, for half a second."""
+    from resnext.engines import measured, openvino
+
+    core = openvino.open_core()
+    with tempfile.TemporaryDirectory() as folder:
+        openvino._choose_precision(core, "auto", Path(folder))
+        openvino._choose_group_width(core, "bf16", Path(folder))
+        path = Path(folder, measured.FILE)
+        return path.read_bytes() if path.exists() else b"{}"
+
+
 @pytest.fixture(autouse=True)
-def _clean_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any) -> None:
-    """Give every test an empty cache folder and none of the user's settings."""
+def _clean_environment(_homes: Iterator[Path], monkeypatch: Any) -> None:
+    """Give every test an empty cache folder, and none of the user's settings."""
     for name in _USER_SETTINGS:
         monkeypatch.delenv(name, raising=False)
-    home = tmp_path_factory.mktemp("home")
+    home = next(_homes)
+    (home / "resnext").mkdir(parents=True)
+    if "openvino" in sys.modules:  # or it would be imported for tests that do without
+        (home / "resnext" / "machine.json").write_bytes(_measured())
     monkeypatch.setenv("RESNEXT_HOME", str(home / "resnext"))
     monkeypatch.setenv("TORCH_HOME", str(home / "torch"))
 

@@ -8,6 +8,7 @@ import runpy
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -70,12 +71,20 @@ MODULES = {
 each_module = pytest.mark.parametrize("module", MODULES)
 
 
-def _tree(module: str) -> ast.Module:
+def _parse(module: str) -> ast.Module:
     return ast.parse(MODULES[module].read_text(encoding="utf-8"))
 
 
-def _imports(tree: ast.AST) -> Iterator[str]:
-    """Yield the dotted names that a module imports, anywhere in it."""
+_tree = cache(_parse)  # to be read, not changed
+
+
+@cache
+def _imports(tree: ast.AST) -> tuple[str, ...]:
+    """Return the dotted names that a module imports, anywhere in it."""
+    return tuple(_found_imports(tree))
+
+
+def _found_imports(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -146,7 +155,7 @@ def test_every_import_is_a_declared_dependency(module: str) -> None:
 
 @each_module
 def test_modules_that_need_an_extra_are_never_imported_outright(module: str) -> None:
-    tree = _tree(module)
+    tree = _parse(module)
     for node in ast.walk(tree):  # what only type checkers import is not imported
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
             node.body = [ast.Pass()]
@@ -154,7 +163,7 @@ def test_modules_that_need_an_extra_are_never_imported_outright(module: str) -> 
         own
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in _imports(node)
+        for name in _found_imports(node)
         if (own := _own(name)) in EXTRA_OF
     }
     assert not outright - {module} or module in EXTRA_OF

@@ -319,7 +319,8 @@ def test_an_interrupted_run_keeps_complete_lines(
 ) -> None:
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    Image.effect_noise((2000, 2000), 50).convert("RGB").save(pictures / "0.png")
+    noise = Image.effect_noise((2000, 2000), 50).convert("RGB")
+    noise.save(pictures / "0.png", compress_level=1)
     for i in range(1, 200):
         os.link(pictures / "0.png", pictures / f"{i}.png")
     out = tmp_path / "out.jsonl"

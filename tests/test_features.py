@@ -204,7 +204,7 @@ def test_a_file_of_another_width_is_not_taken(store: FeatureStore) -> None:
 def test_a_folder_that_cannot_be_written_costs_a_warning(
     classifier: Classifier, samples: list[Sample]
 ) -> None:
-    cache_home().mkdir(parents=True)
+    cache_home().mkdir(parents=True, exist_ok=True)
     (cache_home() / "features").write_text("in the way")
     store = FeatureStore(cache_home() / "features" / "net", WIDTH)
     with pytest.warns(RuntimeWarning, match="features are not cached"):

@@ -247,7 +247,7 @@ def test_a_change_of_the_graph_raises_its_version() -> None:
     assert (GRAPH_VERSION, structure.hexdigest()[:16]) == (4, "b8e372b2cfe5d38c")
 
 
-@pytest.mark.parametrize("name", ["resnext50_32x4d", "skresnext50_32x4d"])
+@pytest.mark.parametrize("name", ["resnext26_32x4d", "skresnext26_32x4d"])
 def test_the_whole_network_with_joined_groups_is_the_same(name: str) -> None:
     spec = arch.parse(name, num_classes=10)
     tensors, batch = random_tensors(spec, seed=3), random_batch(2, 64, seed=4)

@@ -95,14 +95,16 @@ def build_features(name: str, **options: Any) -> Any:
     return oracles.load(lambda: network.ResNeXtFeatures(spec_of(name), **options), tensors)
 
 
-DEFAULT = [("seresnextaa26t_2x4d", build), ("skresnext26d_2x4d", build_features)]
-each_form_whole_and_features = pytest.mark.parametrize(
-    ("name", "make"),
-    [
-        pytest.param(*case, marks=() if case in DEFAULT else pytest.mark.slow)
-        for case in product(FORMS, (build, build_features))
-    ],
-)
+WHOLE, FEATURES = ("seresnextaa26t_2x4d", build), ("skresnext26d_2x4d", build_features)
+
+
+def each_form_whole_and_features(*default: tuple[str, Any]) -> pytest.MarkDecorator:
+    """Return all forms, of which only these are not slow."""
+    cases = product(FORMS, (build, build_features))
+    marks = {case: () if case in default else pytest.mark.slow for case in cases}
+    return pytest.mark.parametrize(
+        ("name", "make"), [pytest.param(*case, marks=mark) for case, mark in marks.items()]
+    )
 
 
 def pictures(name: str, count: int = 2, *, size: int | None = None, seed: int = 6) -> Any:
@@ -285,7 +287,7 @@ def test_channels_and_classes() -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.usefixtures("no_gradients")
-@each_form_whole_and_features
+@each_form_whole_and_features(WHOLE, FEATURES)
 def test_script_and_eager_agree_exactly(name: str, make: Any) -> None:
     model, x = make(name), pictures(name)
     scripted = torch.jit.script(model)
@@ -321,7 +323,7 @@ def fresh_compiler() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_gradients", "fresh_compiler")
-@each_form_whole_and_features
+@each_form_whole_and_features(WHOLE)
 def test_compiled_whole_and_eager_agree_exactly(name: str, make: Any) -> None:
     model, x = make(name), pictures(name)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
@@ -359,7 +361,7 @@ def test_what_inductor_compiles_agrees(tmp_path: Path, monkeypatch: Any) -> None
 
 
 @pytest.mark.usefixtures("no_gradients")
-@each_form_whole_and_features
+@each_form_whole_and_features(FEATURES)
 def test_exported_with_any_number_of_pictures_and_eager_agree(name: str, make: Any) -> None:
     model, any_batch = make(name), ({0: torch.export.Dim("N")},)
     program = torch.export.export(model, (pictures(name),), dynamic_shapes=any_batch).module()

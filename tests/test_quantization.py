@@ -172,7 +172,7 @@ def test_levels_and_no_range_are_refused_when_the_file_is_read(
 
 @pytest.mark.parametrize(
     "name",
-    ["resnext26_32x4d", "seresnext26d_32x4d", "skresnext50_32x4d", "seresnextaa101d_32x8d"],
+    ["resnext26_32x4d", "seresnext26d_32x4d", "skresnext26_32x4d", "seresnextaa26d_32x8d"],
 )
 def test_inputs_are_those_of_the_graph(name: str) -> None:
     architecture = arch.parse(name, num_classes=2)

@@ -195,7 +195,8 @@ def test_a_teacher_is_not_fetched_where_the_network_is_off(
 
 
 def opened(count: int, *, val: bool = True, multi_label: bool = False) -> datasets.Data:
-    train = runs.pictures(count, multi_label=multi_label)
+    few = runs.pictures(min(count, 30), multi_label=multi_label)
+    train = replace(few, samples=[few.samples[index % len(few)] for index in range(count)])
     return datasets.Data(train=train, val=train if val else None, split={})
 
 
@@ -214,11 +215,10 @@ def test_the_batch_follows_the_number_of_pictures(count: int, batch_size: int, t
 def test_the_batch_suits_the_processes(
     count: int, world_size: int, batch_size: int, tiny: str
 ) -> None:
-    config = refine.make_config(
-        tiny, opened(count), device=torch.device("cpu"), world_size=world_size
-    )
+    data = opened(count)
+    config = refine.make_config(tiny, data, device=torch.device("cpu"), world_size=world_size)
     assert config.optim.batch_size == batch_size
-    refine.check(config, opened(count), world_size=world_size)
+    refine.check(config, data, world_size=world_size)
 
 
 @pytest.mark.parametrize("change", [{"mode": "letterbox"}, {"mode": "squash"},

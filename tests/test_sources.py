@@ -217,7 +217,7 @@ def test_a_folder_that_cannot_be_listed_is_reported(
     scandir = os.scandir
 
     def refusing(path: str) -> object:
-        if path.endswith("deep"):
+        if str(path).endswith("deep"):
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 

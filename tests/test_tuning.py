@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from resnext import testing, weights
 from resnext.cli import app
-from resnext.deploy import benchmark
+from resnext.deploy import benchmark, roofline
 from resnext.engines import select, tuning
 from resnext.errors import EngineError
 from resnext.weights import LocalModel
@@ -19,12 +18,6 @@ from resnext.weights import LocalModel
 CHOICE = tuning.Choice(
     engine="openvino", precision="fp32", batch_size=3, images_per_s=9.5, gpu=False
 )
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("RESNEXT_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +133,10 @@ def test_what_takes_minutes_to_start_is_not_kept(tiny: LocalModel) -> None:
         benchmark.remember(tiny, replace(report, rows=tuple(rows[:1])))
 
 
-def test_the_command_keeps_the_fastest(tiny: LocalModel, capsys: Any) -> None:
+def test_the_command_keeps_the_fastest(
+    tiny: LocalModel, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(roofline, "_SECONDS", 0.02)
     arguments = ["benchmark", str(tiny.path), "--engines", "openvino", "--precisions", "fp32"]
     arguments += ["--rounds", "1", "--seconds", "0.02", "--batches", "1,4", "--remember"]
     assert app.run(arguments) == 0
