@@ -113,6 +113,12 @@ def test_a_number_and_its_percent_stay_in_one_line() -> None:
     assert "5 %</pre>" in pages.code("5 %")  # to be copied as it is
 
 
+def test_code_keeps_its_lines_and_nothing_else_that_controls() -> None:
+    block = pages.code("resnext predict <a>\n\n    x.Classifier('b')\x1b[31m\r")
+    (shown,) = Tags(block).text
+    assert shown == "resnext predict <a>\n\n    x.Classifier('b')\\x1b[31m\\r"
+
+
 @pytest.mark.parametrize(("number", "label"), [(1, "class"), (1000, "classes")])
 def test_the_tile_of_a_count_agrees_in_number(number: int, label: str) -> None:
     tile = pages.count_tile(number, "class", "classes")

@@ -83,7 +83,8 @@ def test_the_page_says_what_was_done(tmp_path: Path) -> None:
         "1,500",
         "schedule.epochs is 9; the recipe has 90",
         "20 % of each class were set aside to validate on, by seed 3",
-        f"resnext predict PICTURES --model '{folder}/best.safetensors'",
+        f"resnext predict PICTURES --model '{folder}/best.safetensors'\n"
+        f"resnext.Classifier('{folder}/best.safetensors')",
         "32 pixels of 32, bilinear",
         "85.00 % at 24, 87.50 % at 32",
         "f00d",

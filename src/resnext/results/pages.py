@@ -174,8 +174,9 @@ def paragraph(sentence: str, *, lead: bool = False) -> str:
 
 
 def code(lines: str) -> str:
-    """Return a block of commands or code."""
-    return f"<pre>{html.escape(printable(lines))}</pre>"
+    """Return a block of commands or code, of one line or several."""
+    shown = "\n".join(html.escape(printable(line)) for line in lines.split("\n"))
+    return f"<pre>{shown}</pre>"
 
 
 def footer(*lines: str) -> str:
