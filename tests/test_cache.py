@@ -126,6 +126,7 @@ def test_sidecar_that_cannot_be_written_is_done_without():
 
 
 def test_listing_and_removing():
+    (cache.cache_home() / "machine.json").unlink(missing_ok=True)  # of conftest
     assert cache.cached() == ()
     put(remote())
     put(remote(folder="hf-hub/me--pets"), b"12345")
@@ -157,6 +158,16 @@ def test_listing_and_removing():
     assert cache.remove("all") == len(CONTENT) + 3
     assert cache.cached() == ()
     assert cache.remove("all") == 0
+
+
+def test_what_was_measured_is_listed_and_can_be_forgotten():
+    home = cache.cache_home()
+    for name in ("machine.json", "machine.json.lock", "tuning.json"):
+        (home / name).write_bytes(b"{}")
+    found = [(entry.kind, entry.name, entry.size) for entry in cache.cached()]
+    assert found == [("measured", "machine.json", 2), ("measured", "tuning.json", 2)]
+    assert cache.remove("tuning.json") == 2
+    assert [path.name for path in home.glob("*.json")] == ["machine.json"]
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "/", "../weights", "hf-hub"])

@@ -4,6 +4,7 @@
     <cache_home>/weights/.../<file>.json                    sha256, size, url, date
     <cache_home>/compiled/...                               graphs, the engines' business
     <cache_home>/features/..., datasets/...                 training's business
+    <cache_home>/*.json                                     what was measured on this machine
 
 Nothing here touches the network. A file is hashed whenever it is used: a bit that flipped
 on the disk would load silently. A file copied in by hand is as good as a downloaded one.
@@ -32,7 +33,7 @@ from resnext.errors import (
 )
 from resnext.files import atomic
 
-Kind = Literal["weights", "compiled", "features", "datasets"]
+Kind = Literal["weights", "compiled", "features", "datasets", "measured"]
 
 _HUB_FOLDER = "hf-hub"
 _OTHERS: tuple[Kind, ...] = ("compiled", "features", "datasets")  # an entry for each child
@@ -157,6 +158,11 @@ def cached() -> tuple[Entry, ...]:
         Entry(kind=kind, name=path.name, path=path, size=_size(path))
         for kind in _OTHERS
         for path in _children(home / kind)
+    ]
+    entries += [
+        Entry(kind="measured", name=path.name, path=path, size=_size(path))
+        for path in _children(home)
+        if path.suffix == ".json"
     ]
     return tuple(entries)
 
