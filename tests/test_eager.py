@@ -133,10 +133,6 @@ def test_a_long_batch_is_split_and_an_empty_one_is_fine() -> None:
     ("options", "message"),
     [
         ({"precision": "int8"}, "precision is 'int8'; expected one of auto, bf16, fp32"),
-        (
-            {"precision": "fp16"},
-            "expected one of auto, bf16, fp32\n\nhint: take engine torch, on a",
-        ),
         ({"threads": 0}, "threads is 0; expected at least 1"),
         ({"device": "nonsense"}, "device is 'nonsense', which torch does not have"),
         ({"device": "cuda:99"}, "device is 'cuda:99', which torch does not have"),
@@ -145,6 +141,19 @@ def test_a_long_batch_is_split_and_an_empty_one_is_fine() -> None:
 def test_settings_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         eager.EagerEngine(*network(), **options)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "tf32"])
+def test_a_precision_of_gpus_says_that_there_is_none(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = f"precision is '{precision}', and {{}}; expected one of auto, bf16, fp32\n\nhint: {{}}"
+    monkeypatch.setattr(eager, "has_gpu", lambda: False)
+    with pytest.raises(ConfigError, match=said.format("torch finds no GPU here", "docs/gpu.md")):
+        eager.EagerEngine(*network(), precision=precision)
+    monkeypatch.setattr(eager, "has_gpu", lambda: True)
+    with pytest.raises(ConfigError, match=said.format("the device is 'cpu'", "let torch take")):
+        eager.EagerEngine(*network(), precision=precision, device="cpu")
 
 
 def test_threads_are_those_of_torch() -> None:

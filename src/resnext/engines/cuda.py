@@ -382,7 +382,10 @@ def choose_precision(precision: str, capability: tuple[int, int] | None) -> Prec
             return "fp32"
         return next((name for name in fast if capability >= _OLDEST[name]), "fp32")
     if capability is None and precision == "tf32":
-        raise ConfigError("precision is 'tf32', which only GPUs have", hint="take fp32 or bf16")
+        raise ConfigError(
+            "precision is 'tf32', which only GPUs have, and this is the processor",
+            hint="take fp32 or bf16",
+        )
     # fp16 is there on older ones too, slow and asked for.
     if capability is not None and precision != "fp16" and capability < _OLDEST.get(precision, (0,)):
         found = ".".join(map(str, capability))

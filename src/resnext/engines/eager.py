@@ -11,14 +11,7 @@ import numpy.typing as npt
 import torch
 
 from resnext.checkpoints.reader import Tensors
-from resnext.engines.base import (
-    BEST_BATCH_SIZE,
-    AbstractEngine,
-    Outputs,
-    Precision,
-    Signature,
-    hint_for,
-)
+from resnext.engines.base import BEST_BATCH_SIZE, AbstractEngine, Outputs, Precision, Signature
 from resnext.errors import ConfigError, EngineError
 from resnext.modelfile import ModelDocument
 from resnext.modules import filled
@@ -57,10 +50,7 @@ class EagerEngine(AbstractEngine):
         feature_maps: bool = False,
     ) -> None:
         if precision not in PRECISIONS:
-            raise ConfigError(
-                f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}",
-                hint=hint_for(precision),
-            )
+            raise _refuse(precision, device)
         if threads is not None and threads < 1:
             raise ConfigError(f"threads is {threads}; expected at least 1")
         self._device = open_device(device or ("cuda" if has_gpu() else "cpu"))
@@ -108,6 +98,21 @@ class EagerEngine(AbstractEngine):
 
     def _release(self) -> None:
         del self._model
+
+
+def _refuse(precision: str, device: str | None) -> ConfigError:
+    """Say what was expected, and why a precision of GPUs was not to be had."""
+    known = ", ".join(PRECISIONS)
+    if precision not in ("fp16", "tf32"):
+        return ConfigError(f"precision is {precision!r}; expected one of {known}")
+    if has_gpu():
+        why, hint = f"the device is {device!r}", "let torch take the GPU: leave the device open"
+    else:
+        why, hint = (
+            "torch finds no GPU here",
+            "docs/gpu.md says what it takes for torch to find one",
+        )
+    return ConfigError(f"precision is {precision!r}, and {why}; expected one of {known}", hint=hint)
 
 
 @contextlib.contextmanager
