@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,38 @@ def test_a_process_says_when_it_is_ready_and_how_long_each_call_took(
     assert ready == {"ready": True, "gpu": ""}
     assert 0.02 <= sum(first["latencies"]) < 30 and len(second["latencies"]) >= 1
     assert first["memory"] > 10 and first["gpu_memory"] == 0
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("torchvision", "pip install 'resnext[train]'"), ("timm", "pip install timm")],
+)
+def test_a_library_that_is_not_there_says_how_to_get_it(
+    name: str,
+    hint: str,
+    tiny: LocalModel,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for module in [one for one in sys.modules if one.partition(".")[0] == name]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setattr(sys, "meta_path", [_Without(name), *sys.meta_path])
+    contender.main({"model": str(tiny.path), "engine": name, "precision": "fp32"})
+    said = json.loads(capsys.readouterr().out)
+    assert "is not installed" in said["error"] and name in said["error"]
+    assert said["hint"].startswith(hint)
+
+
+class _Without:
+    """A finder of modules that finds that one is not there."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def find_spec(self, fullname: str, *_: Any) -> None:
+        if fullname.partition(".")[0] == self.name:
+            raise ModuleNotFoundError(f"No module named {self.name!r}", name=self.name)
 
 
 def test_a_process_that_cannot_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

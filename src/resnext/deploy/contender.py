@@ -47,7 +47,7 @@ def main(task: dict[str, Any]) -> None:
         size, run = open_network(task)
         run(_pixels(1, size))
     except ResNeXtError as error:
-        _say({"error": error.message})
+        _say({"error": error.message, "hint": error.hint})
         return
     _say({"ready": True, "gpu": gpu_of(task["engine"])})
     batches: dict[int, Batch] = {}

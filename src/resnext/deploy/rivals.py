@@ -14,7 +14,7 @@ from torch import nn
 
 from resnext import arch
 from resnext.engines.backends import arithmetic
-from resnext.errors import ConfigError, MissingExtraError
+from resnext.errors import ConfigError, MissingExtraError, import_extra
 from resnext.modules import filled
 from resnext.network import ResNeXt
 from resnext.preprocess import affine
@@ -77,11 +77,10 @@ def _own(local: LocalModel) -> nn.Module:
 
 
 def _torchvision(local: LocalModel) -> nn.Module:
-    from torchvision.models.resnet import Bottleneck, ResNet
-
+    resnet = import_extra("torchvision.models.resnet", extra="train")
     spec = local.document.architecture
-    model = ResNet(
-        Bottleneck,
+    model: nn.Module = resnet.ResNet(
+        resnet.Bottleneck,
         list(arch.BLOCKS[spec.depth]),
         num_classes=spec.num_classes,
         groups=spec.cardinality,
