@@ -149,6 +149,45 @@ def test_a_contender_that_dies_is_an_error(
         benchmark.benchmark(tiny, [("openvino", "fp32")], **QUICK)
 
 
+def test_a_hint_is_said_once_behind_the_rows_it_is_for() -> None:
+    missing = {"reason": "timm is not installed", "hint": "pip install timm", "batch_size": 1}
+    rows = (
+        benchmark.Row(engine="timm", precision="fp32", **missing),
+        benchmark.Row(engine="openvino", precision="fp32", batch_size=1, images_per_s=3.0),
+        benchmark.Row(engine="torch", precision="bf16", batch_size=1, reason="it is off"),
+        benchmark.Row(engine="timm", precision="bf16", **missing),
+    )
+    report = benchmark.Report(
+        model="m", architecture="a", input_size=32, rounds=1, rows=rows, peaks={}
+    )
+    assert benchmark.notes(report) == [
+        "note: timm (fp32) did not run: timm is not installed",
+        "note: timm (bf16) did not run: timm is not installed",
+        "hint: pip install timm",
+        "note: torch (bf16) did not run: it is off",
+    ]
+
+
+def test_where_nothing_ran_the_exit_code_says_so(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    refused = {"error": "it is not there", "hint": "get it"}
+    monkeypatch.setattr(benchmark._Contender, "_hear", lambda _self: refused)
+    out = tmp_path / "a.json"
+    arguments = ["benchmark", str(path), "--engine", "openvino", "--precision", "fp32"]
+    assert app.run([*arguments, "-o", str(out)]) == 5
+    captured = capsys.readouterr()
+    assert (captured.out, out.exists()) == ("", False)
+    assert captured.err.splitlines() == [
+        "note: openvino (fp32) did not run: it is not there",
+        "hint: get it",
+        "error: nothing ran",
+    ]
+    assert app.run([*arguments, "--json"]) == 5
+    [row] = json.loads(capsys.readouterr().out)["rows"]
+    assert (row["reason"], row["hint"]) == ("it is not there", "get it")
+
+
 def test_the_command_prints_a_table_and_writes_files(
     path: Path, tmp_path: Path, capsys: Captured
 ) -> None:

@@ -60,7 +60,7 @@ def benchmark(
     Each runs in a process of its own, and they take turns, so that ratios hold on a machine
     that others use as well. "of peak" is the share of what this processor, or GPU, does in a
     large matrix product; "ratio" is to the fastest row. Programs that use torch run on the GPU
-    where there is one.
+    where there is one. What did not run is named on stderr; if nothing did, the exit code is 5.
     """
     from resnext import weights
     from resnext.deploy import benchmark as timing
@@ -83,12 +83,13 @@ def benchmark(
         report = timing.benchmark(local, contenders, batch_sizes=sizes, progress=counted, **options)
     if as_json:
         text.dump(report.to_json())
-    else:
+    elif report.best:
         print(text.table(timing.HEADER, timing.table(report), right=timing.HEADER[2:]))
-    for row in report.rows:
-        if row.reason:
-            said = f"note: {row.engine} ({row.precision}) did not run: {row.reason}"
-            print(printable(said), file=sys.stderr)
+    for note in timing.notes(report):
+        print(printable(note), file=sys.stderr)
+    if report.best is None:
+        print("error: nothing ran", file=sys.stderr)
+        return 5
     if output:
         with atomic(output) as file:
             file.write(json.dumps(report.to_json(), indent=2).encode() + b"\n")

@@ -57,6 +57,7 @@ class Row:
         gpu_memory_mb: The most memory of the GPU that torch held.
         roof_share: On a GPU: share of the most that products and bytes allow, see `traffic`.
         reason: Why it did not run.
+        hint: How to mend that; "" where nothing does.
     """
 
     engine: str
@@ -74,6 +75,7 @@ class Row:
     gpu_memory_mb: float = 0.0
     roof_share: float | None = None
     reason: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -306,6 +308,20 @@ def table(report: Report) -> list[tuple[str, ...]]:
     return rows
 
 
+def notes(report: Report) -> list[str]:
+    """Return a sentence for each row that did not run, and each hint once, behind its rows."""
+    reasons: dict[str, list[str]] = {}
+    for row in report.rows:
+        if row.reason:
+            said = f"note: {row.engine} ({row.precision}) did not run: {row.reason}"
+            reasons.setdefault(row.hint, []).append(said)
+    return [
+        sentence
+        for hint, sentences in reasons.items()
+        for sentence in (*sentences, *([f"hint: {hint}"] if hint else []))
+    ]
+
+
 class _Contender:
     """A process that waits for its turns.
 
@@ -328,6 +344,7 @@ class _Contender:
         answer = self._hear()
         self.startup = time.perf_counter() - start
         self.reason, self.gpu = answer.get("error", ""), answer.get("gpu", "")
+        self.hint = answer.get("hint", "")
 
     def take_turn(self, batch_size: int, seconds: float) -> None:
         """Let it run, and keep how long each call took."""
@@ -353,7 +370,7 @@ class _Contender:
         """
         names = {"engine": self.engine, "precision": self.precision, "batch_size": batch_size}
         if self.reason:
-            return Row(**names, reason=self.reason)
+            return Row(**names, reason=self.reason, hint=self.hint)
         turns = self.rounds[batch_size]
         rates = [batch_size * len(turn) / sum(turn) for turn in turns]
         calls = sorted(1000 * seconds for turn in turns for seconds in turn)
