@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,31 @@ def test_the_command_says_what_it_found(path: Path, tmp_path: Path, capsys: Capt
     assert f"{target}: " in shown and "logits off by" in shown
     assert app.run(["export", str(path), "-o", str(target), "--json", "--force"]) == 0
     facts = json.loads(capsys.readouterr().out)
+    assert facts["compared_with"] == "openvino"
     assert facts["batches"] == list(recheck.BATCHES) and facts["files"] == [str(target)]
     assert app.run(["export", str(path), "-o", str(target)]) == 2
     assert "--force replaces it" in capsys.readouterr().err
+
+
+def test_without_onnxruntime_the_command_claims_no_more_than_was_checked(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.delitem(sys.modules, "resnext.engines.ort", raising=False)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert app.run(["export", str(path), "-o", str(tmp_path / "a.onnx")]) == 0
+    captured = capsys.readouterr()
+    assert "onnx, run by openvino, logits off by" in captured.out
+    assert captured.out.endswith("of the largest, compared with openvino\n")
+    assert captured.err.startswith("note: onnxruntime is not installed, so openvino ran the file")
+    assert "not checked; pip install 'resnext[ort]'" in captured.err
+    assert app.run(["export", str(path), "-o", str(tmp_path / "a.xml")]) == 0
+    assert not capsys.readouterr().err, "OpenVINO is what an .xml is for"
+
+
+def test_with_onnxruntime_there_is_nothing_to_add(
+    path: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    pytest.importorskip("onnxruntime")
+    assert app.run(["export", str(path), "-o", str(tmp_path / "a.onnx")]) == 0
+    captured = capsys.readouterr()
+    assert "onnx, run by onnxruntime, logits off by" in captured.out and not captured.err

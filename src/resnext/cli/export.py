@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -42,14 +43,15 @@ def export(
     """Write MODEL for a program that does not have this package.
 
     \b
-    x.onnx         ONNX Runtime, the browser, TensorRT
+    x.onnx         ONNX Runtime, the browser, TensorRT (--input picture needs onnxruntime)
     x.xml          OpenVINO, with x.bin beside it
     x.pt           TorchScript (needs torch)
     x.pt2          torch.export (needs torch)
     x.safetensors  the tensors alone
 
     The file is loaded again and run on golden pictures, 1, 2 and 7 at once; if its answers are
-    not those of this package, the exit code is 4 and nothing is written.
+    not those of this package, the exit code is 4 and nothing is written. What ran it is printed:
+    for ONNX onnxruntime, or OpenVINO where that is not installed.
     """
     from resnext import weights
     from resnext.deploy import export as exporting
@@ -59,6 +61,8 @@ def export(
     with progress.download_bar() as downloaded:
         local = weights.locate(model, offline=offline or None, progress=downloaded)
     done = exporting.export(local, output, format=format, input=input, top_k=top_k, force=force)
+    if done.caution:
+        print(f"note: {done.caution}", file=sys.stderr)
     if as_json:
         print(json.dumps(done.to_json()))
         return 0

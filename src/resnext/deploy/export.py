@@ -23,7 +23,7 @@ from typing import Any, Literal, get_args
 from resnext import interchange, weights
 from resnext.deploy import portable, recheck
 from resnext.engines import graph
-from resnext.errors import ConfigError, closest, import_extra
+from resnext.errors import ConfigError, closest, import_extra, install_hint
 from resnext.files import check_place, output_error, sync_folder
 from resnext.modelfile import Tensors
 from resnext.weights import LocalModel
@@ -53,6 +53,8 @@ class Exported:
         levels: Largest difference of a prepared pixel, 0 to 255; None where the preparation
             is left to the program.
         checked_with: What ran it.
+        compared_with: The engine of this package whose answers it was compared with; "" where
+            the tensors alone were read back.
     """
 
     paths: tuple[Path, ...]
@@ -61,6 +63,7 @@ class Exported:
     difference: float
     levels: int | None
     checked_with: str
+    compared_with: str = ""
 
     @property
     def num_bytes(self) -> int:
@@ -74,7 +77,17 @@ class Exported:
             return "read back equal"
         pixels = "" if self.levels is None else f", pixels off by at most {self.levels} of 255"
         logits = f"logits off by {self.difference:.1e} of the largest"
-        return f"run by {self.checked_with}, {logits}{pixels}"
+        return f"run by {self.checked_with}, {logits}{pixels}, compared with {self.compared_with}"
+
+    @property
+    def caution(self) -> str:
+        """What the check does not show, as a sentence; "" where it shows what it should."""
+        if self.format != "onnx" or self.checked_with == "onnxruntime":
+            return ""
+        return (
+            f"onnxruntime is not installed, so {self.checked_with} ran the file: that ONNX Runtime"
+            f" opens it and answers the same is not checked; {install_hint('ort')}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as a JSON object."""
@@ -87,6 +100,7 @@ class Exported:
             "levels": self.levels,
             "batches": list(recheck.BATCHES),
             "checked_with": self.checked_with,
+            "compared_with": self.compared_with,
         }
 
 
@@ -157,7 +171,7 @@ def export(
         made = folder / path.name
         _WRITERS[chosen](made, local, tensors, takes, top_k)
         if chosen == "safetensors":  # read back bit by bit by who wrote it
-            found = recheck.Found(difference=0.0, levels=None, engine="safetensors")
+            found = recheck.Found(difference=0.0, levels=None, engine="safetensors", reference="")
         else:
             found = recheck.check(made, local, picture=takes == "picture")
         paths = _publish(folder, path)
@@ -168,6 +182,7 @@ def export(
         difference=found.difference,
         levels=found.levels,
         checked_with=found.engine,
+        compared_with=found.reference,
     )
 
 

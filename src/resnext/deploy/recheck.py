@@ -40,11 +40,13 @@ class Found:
         levels: Largest difference of a prepared pixel, 0 to 255; None where the preparation
             is left to the program.
         engine: What ran it.
+        reference: The engine of this package whose answers it was compared with.
     """
 
     difference: float
     levels: int | None
     engine: str
+    reference: str
 
 
 def check(path: Path, local: LocalModel, *, picture: bool) -> Found:
@@ -65,9 +67,10 @@ def check(path: Path, local: LocalModel, *, picture: bool) -> Found:
             drawn = golden.pictures()[: sum(BATCHES)]
             prepared = [_prepared(one.content, local) for one in drawn]
             difference = _compare(path, name, run, engine, np.stack(prepared))
-            return Found(difference=difference, levels=None, engine=name)
-        difference, levels = _compare_pictures(path, name, run, engine, local)
-    return Found(difference=difference, levels=levels, engine=name)
+            levels = None
+        else:
+            difference, levels = _compare_pictures(path, name, run, engine, local)
+        return Found(difference=difference, levels=levels, engine=name, reference=engine.name)
 
 
 def _prepared(content: bytes, local: LocalModel) -> Batch:
