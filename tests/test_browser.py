@@ -48,7 +48,8 @@ def test_the_page_gives_the_answers_of_the_graph(repository: Path, tmp_path: Pat
     shutil.copy(repository / "examples/cat.jpg", tmp_path)
     (tmp_path / "ort").symlink_to(Path(ORT_WEB).resolve())
     names = list(local.document.labels.class_names)
-    (tmp_path / "classes.json").write_text(json.dumps(names))
+    facts = {"class_names": names, "reject_threshold": local.document.reject_threshold}
+    (tmp_path / "classes.json").write_text(json.dumps(facts))
     exporting.export(local, tmp_path / "starter.onnx", input="picture")
 
     handler = functools.partial(Quiet, directory=str(tmp_path))
@@ -61,6 +62,7 @@ def test_the_page_gives_the_answers_of_the_graph(repository: Path, tmp_path: Pat
         server.shutdown()
     rows = re.findall(r"<td>([\d.]+)%</td><td>([^<]*)</td>", done.stdout)
     picture = np.asarray(images.open_rgb(str(tmp_path / "cat.jpg")))[None]
+    assert '<p id="unsure">The model is not sure.</p>' in done.stdout
     session = ort.InferenceSession(str(tmp_path / "starter.onnx"))
     probabilities, classes = session.run(["probabilities", "classes"], {portable.PICTURE: picture})
     assert [name for _, name in rows] == [names[index] for index in classes[0]], done.stdout[-2000:]
