@@ -14,9 +14,9 @@ from resnext.cli import text
 @click.option("--remove", help="Delete one entry by name, or 'all'.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document.")
 def cache(*, remove: str | None, as_json: bool) -> int:
-    """Show downloaded weights, compiled models, features, data sets and measurements.
+    """Show weights, compiled models, features, data sets, measurements, and where they are.
 
-    And where they are: the folder is $RESNEXT_HOME, or the platform's cache folder.
+    The folder is $RESNEXT_HOME, or the platform's cache folder.
     """
     from resnext import weights
 

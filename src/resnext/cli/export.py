@@ -43,7 +43,7 @@ def export(
     """Write MODEL for a program that does not have this package.
 
     \b
-    x.onnx         ONNX Runtime, the browser, TensorRT (--input picture needs onnxruntime)
+    x.onnx         ONNX Runtime, the browser, TensorRT
     x.xml          OpenVINO, with x.bin beside it
     x.pt           TorchScript (needs torch)
     x.pt2          torch.export (needs torch)
@@ -51,7 +51,7 @@ def export(
 
     The file is loaded again and run on golden pictures, 1, 2 and 7 at once; if its answers are
     not those of this package, the exit code is 4 and nothing is written. What ran it is printed:
-    for ONNX onnxruntime, or OpenVINO where that is not installed.
+    for ONNX onnxruntime, or OpenVINO where that is not installed; --input picture needs it.
     """
     from resnext import weights
     from resnext.deploy import export as exporting
