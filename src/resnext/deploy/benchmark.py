@@ -249,7 +249,8 @@ def _report(
 def remember(local: LocalModel, report: Report) -> Path:
     """Let the fastest engine of this package be what "auto" takes for a model here.
 
-    In all, and for each precision. Not torch:compile: every start would take minutes.
+    In all, and for each precision; one that was not measured now stays as it was. Not
+    torch:compile: every start would take minutes.
 
     Returns:
         The file that says so.
@@ -269,8 +270,8 @@ def remember(local: LocalModel, report: Report) -> Path:
         )
     fastest: dict[str, Row] = {}
     for row in sorted(ran, key=lambda row: row.images_per_s or 0):
-        fastest["auto"] = fastest[row.precision] = row
-    return tuning.remember(local, {name: _make_choice(row) for name, row in fastest.items()})
+        fastest[row.precision] = row
+    return tuning.remember(local, [_make_choice(row) for row in fastest.values()])
 
 
 def _make_choice(row: Row) -> tuning.Choice:
