@@ -172,6 +172,14 @@ def test_the_command_keeps_the_fastest(
     assert found is not None and found.batch_size in (1, 4) and found.engine == "openvino"
 
 
+def test_what_some_threads_did_is_no_answer_for_all(tiny: LocalModel, capsys: Any) -> None:
+    assert app.run(["benchmark", str(tiny.path), "--threads", "1", "--remember"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""  # nothing was timed
+    assert "--remember is for commands without --threads" in captured.err
+    assert tuning.find(tiny) is None
+
+
 def test_nothing_that_ran_is_nothing_to_keep(tiny: LocalModel) -> None:
     row = benchmark.Row(engine="torch", precision="fp32", batch_size=1, reason="not installed")
     with pytest.raises(EngineError, match="nothing to remember"):
