@@ -12,7 +12,7 @@ from resnext import testing, weights
 from resnext.cli import app
 from resnext.deploy import benchmark, roofline
 from resnext.engines import select, tuning
-from resnext.errors import EngineError
+from resnext.errors import ConfigError, EngineError
 from resnext.weights import LocalModel
 
 CHOICE = tuning.Choice(
@@ -177,6 +177,9 @@ def test_what_some_threads_did_is_no_answer_for_all(tiny: LocalModel, capsys: An
     captured = capsys.readouterr()
     assert captured.out == ""  # nothing was timed
     assert "--remember is for commands without --threads" in captured.err
+    row = benchmark.Row(engine="torch", precision="fp32", batch_size=1, images_per_s=9.0)
+    with pytest.raises(ConfigError, match="measured with threads=1"):
+        benchmark.remember(tiny, replace(REPORT, rows=(row,), asked={"threads": 1}))
     assert tuning.find(tiny) is None
 
 

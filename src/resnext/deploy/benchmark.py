@@ -7,6 +7,7 @@ machine that slows down slows all of them, so ratios hold where single figures d
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import statistics
 import subprocess
@@ -90,6 +91,9 @@ class Report:
         gpu: What `gpu.measure` says of the GPU; empty where none was used.
         machine: What it is.
         software: What ran.
+        sha256: Identifies the content of the model.
+        date: When it was begun.
+        asked: What was asked for, in the words of the command line.
     """
 
     model: str
@@ -101,6 +105,9 @@ class Report:
     gpu: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=machine)
     software: dict[str, str | None] = field(default_factory=software)
+    sha256: str = ""
+    date: str = ""
+    asked: dict[str, Any] = field(default_factory=dict)
 
     @property
     def best(self) -> Row | None:
@@ -180,6 +187,7 @@ def benchmark(
     Raises:
         EngineError: A contender ended in the middle.
     """
+    began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with contextlib.ExitStack() as stack:
         open_ones = [
             stack.enter_context(_opened(local, engine, precision, threads))
@@ -195,7 +203,20 @@ def benchmark(
                 done += 1
                 if progress is not None:
                     progress(done, rounds * len(turns))
-    return _report(local, open_ones, batch_sizes, rounds=rounds, threads=threads)
+    report = _report(local, open_ones, batch_sizes, rounds=rounds, threads=threads)
+    asked = _words(contenders)
+    asked |= {"batches": list(batch_sizes), "rounds": rounds, "seconds": seconds}
+    return replace(report, sha256=local.sha256, date=began, asked={**asked, "threads": threads})
+
+
+def _words(contenders: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return what `choose` takes for these."""
+    names, precisions = (list(dict.fromkeys(words)) for words in zip(*contenders, strict=True))
+    return {
+        "engines": [name for name in names if name in OWN],
+        "against": [name for name in names if name in RIVALS],
+        "precisions": [name for name in precisions if name != "auto"],
+    }
 
 
 def _report(
@@ -256,9 +277,15 @@ def remember(local: LocalModel, report: Report) -> Path:
         The file that says so.
 
     Raises:
+        ConfigError: It was measured with a number of threads.
         EngineError: None of them ran.
         OutputError: The cache cannot be written.
     """
+    if report.asked.get("threads"):
+        raise ConfigError(
+            f"measured with threads={report.asked['threads']}; what is kept is for all cores",
+            hint="leave threads open",
+        )
     ran = [
         row
         for row in report.rows
