@@ -10,7 +10,6 @@ engines take turns at one picture and at eight.
 from __future__ import annotations
 
 import os
-import statistics
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -38,12 +37,20 @@ def main(model: str, eight_bits: str, folder: str, rounds: int = 15) -> None:
         )
     number = {name: index for index, name in enumerate(local.document.labels.synset_ids or ())}
     truth = np.array([number[path.parent.name] for path in paths])
+    quantized = weights.locate(eight_bits)
+    rounded = quantized.document.quantization
+    results: dict[str, Any] = {
+        "model": local.document.name,
+        "rounded values": 0 if rounded is None else len(rounded.ranges),
+        "sha256 of the 8-bit file": quantized.sha256,
+        "pictures": len(paths),
+        "rounds": rounds,
+    }
     engines = {
         "fp32": select.load(local, engine="openvino", precision="fp32"),
         "bf16": select.load(local, engine="openvino", precision="bf16"),
-        "int8": select.load(weights.locate(eight_bits), engine="openvino", precision="int8"),
+        "int8": select.load(quantized, engine="openvino", precision="int8"),
     }
-    results: dict[str, Any] = {"model": local.document.name, "pictures": len(paths)}
     answers = {name: engine.run(pixels).logits.argmax(1) for name, engine in engines.items()}
     for name, found in answers.items():
         results[name] = {
@@ -56,7 +63,7 @@ def main(model: str, eight_bits: str, folder: str, rounds: int = 15) -> None:
 
 
 def _speeds(engines: dict[str, AbstractEngine], batch: Any, rounds: int) -> dict[str, Any]:
-    """Return pictures a second of each, and how many times those of bf16 that is."""
+    """Return pictures a second of each, and how many times those of bf16 that is, by round."""
     rates: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(rounds):
         for name, engine in engines.items():
@@ -68,9 +75,9 @@ def _speeds(engines: dict[str, AbstractEngine], batch: Any, rounds: int) -> dict
             rates[name].append(calls * len(batch) / (time.perf_counter() - start))
     return {
         name: {
-            "images/s": round(statistics.median(row), 1),
-            "times bf16": round(
-                statistics.median(a / b for a, b in zip(row, rates["bf16"], strict=True)), 2
+            "images/s": paired.spread(row),
+            "times bf16": paired.spread(
+                [a / b for a, b in zip(row, rates["bf16"], strict=True)], digits=2
             ),
         }
         for name, row in rates.items()

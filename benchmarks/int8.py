@@ -9,7 +9,6 @@ eight in turn, and bf16 beside them.
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -50,8 +49,8 @@ def main(model: str, pictures: str, rounds: int = 9) -> None:
         for name, row in times.items():
             ratios = [mine / other for mine, other in zip(ours, row, strict=True)]
             results[f"{name}, batch {size}"] = {
-                "images/s": round(statistics.median(row), 1),
-                "resnext int8 is faster by": round(statistics.median(ratios), 2),
+                "images/s": paired.spread(row),
+                "resnext int8 is faster by": paired.spread(ratios, digits=2),
             }
     paired.report(f"int8-{local.document.architecture.name}", results)
 

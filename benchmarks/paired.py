@@ -59,6 +59,12 @@ def compare(commands: dict[str, list[str]], *, rounds: int, warmup: int = 1) -> 
     }
 
 
+def spread(values: list[float], *, digits: int = 1) -> dict[str, float]:
+    """Return median, minimum and maximum of what the rounds gave."""
+    parts = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {name: round(value, digits) for name, value in parts.items()}
+
+
 def machine() -> dict[str, str]:
     """Say what this was measured on: date, commit, processor, versions."""
     commit = subprocess.run(

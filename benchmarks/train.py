@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,12 +34,11 @@ def main(resnext: str, peer: str, pictures: str, rounds: int = 3) -> None:
             for round_ in range(rounds):
                 own.append(_own_rate(resnext, top, f"{precision}-{round_}", precision))
                 plain.append(_plain_rate(peer, top, precision))
+            ratios = [mine / other for mine, other in zip(own, plain, strict=True)]
             results[precision] = {
-                "resnext, pictures/s": round(statistics.median(own), 1),
-                "torchvision loop, pictures/s": round(statistics.median(plain), 1),
-                "ratio": round(
-                    statistics.median(a / b for a, b in zip(own, plain, strict=True)), 2
-                ),
+                "resnext, pictures/s": paired.spread(own),
+                "torchvision loop, pictures/s": paired.spread(plain),
+                "ratio": paired.spread(ratios, digits=2),
             }
     paired.report("train", results)
 

@@ -26,7 +26,7 @@ hub hub.downloads hub.cache hub.origins weights
 results results.formats results.pages results.outputs results.parquet results.sinks
 results.figures
 kernels kernels.tuning kernels.launch kernels.pointwise kernels.grouped kernels.fused
-engines engines.base engines.folding engines.eightbits engines.graph engines.compiled
+engines engines.base engines.eightbits engines.rounding engines.folding engines.graph engines.compiled
 engines.measured engines.openvino engines.ort
 modules network engines.eager engines.folded engines.backends engines.cuda
 engines.tuning engines.select
@@ -49,7 +49,7 @@ evaluation.truth evaluation.matching evaluation.journal evaluation.run evaluatio
 evaluation.trust
 evaluation.summary evaluation.wording evaluation.evaluate evaluation.plots evaluation.evidence
 evaluation.report evaluation.compare evaluation.versus
-deploy.rounding deploy.levels deploy.quantize
+deploy.levels deploy.quantize
 doctor doctor.intake doctor.hashes doctor.facts doctor.findings doctor.checks doctor.copies
 doctor.mislabels doctor.examination doctor.page
 explore.explain explore.embedding explore.lookup explore.sheet explore.gather

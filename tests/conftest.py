@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import importlib.util
 import ipaddress
@@ -37,8 +36,6 @@ if _PROCESSES := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     # Each gets its share of the cores, or their threads wait for one another.
     _share = max(1, (os.cpu_count() or 1) // int(_PROCESSES))
     os.environ.setdefault("OMP_NUM_THREADS", str(_share))
-    # Taking down all that was imported takes seconds; what ends well at exit ends before this.
-    atexit.register(os._exit, 0)
 
 
 @pytest.hookimpl(wrapper=True)

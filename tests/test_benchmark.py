@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 from collections.abc import Iterator
@@ -56,6 +57,27 @@ def test_a_row_adds_up(report: benchmark.Report) -> None:
         assert row.peak_share is not None and 0 < row.peak_share < 10
         assert (row.gpu, row.roof_share) == ("", None)
     assert report.best in rows
+
+
+def test_a_report_says_how_to_measure_again(report: benchmark.Report, tiny: LocalModel) -> None:
+    asked = report.asked
+    assert asked == {
+        "engines": ["openvino", "onnxruntime"], "against": [], "precisions": ["fp32", "bf16"],
+        "batches": [1, 3], "rounds": 2, "seconds": 0.02, "threads": None,
+    }  # fmt: skip
+    assert report.sha256 == tiny.sha256
+    moment = datetime.datetime.fromisoformat(report.date)
+    now = datetime.datetime.now(datetime.UTC)
+    assert moment.microsecond == 0 and 0 <= (now - moment).total_seconds() < 3600
+    assert report.software["resnext"]
+
+
+def test_what_was_asked_for_gives_the_same_contenders() -> None:
+    pairs = benchmark.choose(["torch"], ["plain-openvino", "timm"], ["fp32"])
+    words = benchmark._words(pairs)
+    assert words == {"engines": ["torch"], "against": ["plain-openvino", "timm"],
+                     "precisions": ["fp32"]}  # fmt: skip
+    assert benchmark.choose(*words.values()) == pairs
 
 
 def test_what_does_not_run_says_why(report: benchmark.Report) -> None:
@@ -203,6 +225,7 @@ def test_the_command_prints_a_table_and_writes_files(
     assert row.split()[:3] == ["openvino", "fp32", "2"]
     found = json.loads(out.read_text())
     assert math.isclose(found["rows"][0]["images_per_s"], float(row.split()[3]), abs_tol=0.06)
+    assert found["asked"]["seconds"] == 0.02 and found["date"].endswith("+00:00")
     assert plot.read_bytes().startswith(b"\x89PNG")
     singular = ["benchmark", str(path), "--engine", "openvino", "--precision", "fp32"]
     assert app.run([*singular, *arguments[6:], "--json"]) == 0  # as other commands spell them

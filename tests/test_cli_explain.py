@@ -96,7 +96,7 @@ def test_without_a_name_the_overlay_lies_here(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--class", "dgo"], 2, "did you mean 'dog'"),
+        (["--class", "dogs"], 2, "did you mean 'dog'"),
         (["--method", "lime"], 2, "lime"),
         (["--layer", "layer3"], 2, "take --method gradcam"),
         (["-o", "/absent/why.png"], 5, "there is no folder /absent"),

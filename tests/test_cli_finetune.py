@@ -13,9 +13,10 @@ import pytest
 
 pytest.importorskip("sklearn", reason="scikit-learn is not installed: resnext[finetune]")
 
-from resnext import modelfile, testing
+from resnext import modelfile, testing, weights
 from resnext.cli import app
 from resnext.cli import finetune as command
+from resnext.engines import tuning
 from resnext.training import recipes
 
 Captured = pytest.CaptureFixture[str]
@@ -116,6 +117,21 @@ def test_classes_are_added_with_and_without_data(
     assert app.run(["cache", "--remove", line.split()[1]]) == 0
     assert run("-o", second, "--force", "--add-class", "b", blue, tiny=str(first)) == 3
     assert "--add-class b" in capsys.readouterr().err
+
+
+def test_a_class_is_added_though_another_engine_is_the_fastest_by_now(
+    photos: Path, tiny: str, tmp_path: Path, capsys: Captured
+) -> None:
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    assert run(photos, "-o", first, tiny=tiny) == 0
+    fastest = tuning.Choice(
+        engine="onnxruntime", precision="fp32", batch_size=1, images_per_s=1.0, gpu=False
+    )
+    tuning.remember(weights.locate(first), [fastest])
+    testing.write_pictures(tmp_path, classes=("blue",), per_class=10)
+    words = ["-m", str(first), "--add-class", "blue", str(tmp_path / "blue"), "-o", str(second)]
+    assert app.run(["finetune", *words]) == 0, capsys.readouterr().err
+    assert modelfile.verify(second)[0].provenance["engine"] == "openvino"
 
 
 def test_options_that_are_not_given_are_those_the_file_was_made_with(

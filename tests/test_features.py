@@ -9,6 +9,7 @@ import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -373,13 +374,23 @@ def test_models_share_features_if_they_differ_in_the_last_layer_only(
     assert open_store(classifier, weights.read_tensors(classifier.local)).folder != own
 
 
-def test_features_in_eight_bits_are_those_of_one_file(tiny: Path, tmp_path: Path) -> None:
+def test_features_in_eight_bits_are_those_of_the_ranges_and_rounded_weights(
+    tiny: Path, tmp_path: Path
+) -> None:
     document, tensors = modelfile.read(tiny)
+    ranges = {"layer1.0.conv1.relu": (0.0, 1.0)}
+    wide = {"layer1.0.conv1.relu": (0.0, 2.0)}
+    shape = tensors["layer1.0.conv2.weight"].shape
+    levels = {
+        "layer1.0.conv2.levels": np.ones(shape, np.int8),
+        "layer1.0.conv2.step": np.ones(shape[0], np.float32),
+        "layer1.0.conv2.bias": np.zeros(shape[0], np.float32),
+    }
 
-    def write(highest: float) -> Path:
-        path = tmp_path / f"{highest}.safetensors"
-        eight_bits = Quantization(ranges={"layer1.0.conv1.relu": (0.0, highest)})
-        modelfile.write(path, replace(document, quantization=eight_bits), tensors)
+    def write(name: str, head: float = 0.0, **how: Any) -> Path:
+        path = tmp_path / f"{name}.safetensors"
+        changed = tensors | {"fc.bias": tensors["fc.bias"] + head}
+        modelfile.write(path, replace(document, quantization=Quantization(**how)), changed)
         return path
 
     def folder(path: Path, precision: Precision) -> Path:
@@ -387,9 +398,11 @@ def test_features_in_eight_bits_are_those_of_one_file(tiny: Path, tmp_path: Path
         classifier.engine.precision = precision
         return open_store(classifier, weights.read_tensors(classifier.local)).folder
 
-    one, two = write(1.0), write(2.0)
-    assert folder(one, "int8") == folder(one, "int8") != folder(two, "int8")
-    assert folder(one, "fp32") == folder(two, "fp32")
+    one, other_head = write("one", ranges=ranges), write("head", 1.0, ranges=ranges)
+    two, rounded = write("two", ranges=wide), write("rounded", ranges=ranges, weights=levels)
+    assert folder(one, "int8") == folder(other_head, "int8")
+    assert len({folder(path, "int8") for path in (one, two, rounded)}) == 3
+    assert len({folder(path, "fp32") for path in (one, two, rounded)}) == 1
 
 
 def test_copies_have_the_same_number() -> None:

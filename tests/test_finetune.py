@@ -18,6 +18,7 @@ pytest.importorskip("sklearn", reason="scikit-learn is not installed: resnext[fi
 
 from resnext import modelfile, predictions, testing, weights
 from resnext.classifier import Classifier
+from resnext.engines import tuning
 from resnext.errors import ConfigError, DatasetError
 from resnext.hub import cache
 from resnext.predictions import Labels
@@ -207,6 +208,33 @@ def test_a_class_is_added_without_the_pictures_of_the_others(
     assert third.document.labels.class_names[-2:] == ("pink", "rose")
     assert more.notes == ()
     assert third.notes == ("15 pictures are the same in red and rose",)
+
+
+def test_a_class_is_added_whatever_is_fastest_by_now(
+    network: Classifier, folder: Path, tmp_path: Path
+) -> None:
+    path, out = tmp_path / "first.safetensors", tmp_path / "more.safetensors"
+    tune_head(network, open_data(folder), path)
+    fastest = tuning.Choice(
+        engine="onnxruntime", precision="fp32", batch_size=1, images_per_s=1.0, gpu=False
+    )
+    local = weights.locate(path)
+    tuning.remember(local, [fastest])
+    pink = [("pink", folder.parent / "pink")]
+    with Classifier(path) as classifier:
+        assert classifier.engine.name == "onnxruntime"
+        with pytest.raises(DatasetError, match="are not in") as raised:
+            tune_head(classifier, None, out, added=pink)
+        assert "those of openvino and fp32: open the model with these" in raised.value.hint
+    with finetune.open_as_made(path, offline=True) as classifier:
+        assert (classifier.engine.name, classifier.engine.precision) == ("openvino", "fp32")
+        assert tune_head(classifier, None, out, added=pink).num_computed == 15
+    with finetune.open_as_made(path, engine="onnxruntime") as classifier:  # as one says
+        assert classifier.engine.name == "onnxruntime"
+    cache.remove("all")
+    tuning.remember(local, [fastest])
+    with finetune.open_as_made(path) as classifier:
+        assert classifier.engine.name == "onnxruntime"
 
 
 def test_a_class_beside_the_data_is_as_one_more_folder(

@@ -18,7 +18,7 @@ from onnx.reference import ReferenceEvaluator
 
 from resnext import arch
 from resnext.arch import ArchSpec
-from resnext.engines import graph
+from resnext.engines import folding, graph
 from resnext.engines.base import GRAPH_VERSION, Precision
 from resnext.engines.openvino import ov
 from resnext.errors import ModelFileError, OutputError
@@ -71,6 +71,16 @@ def test_logits_and_features_are_those_of_torchvision_and_timm(
     logits, embedding = run(model, random_batch(GOLDEN["count"], size, seed=GOLDEN["seed"]))
     assert relative_error(logits, np.array(expected["logits"])) < 1e-5
     assert relative_error(embedding[:, :8], np.array(expected["embedding_start"])) < 1e-5
+
+
+@pytest.mark.parametrize("name", GOLDEN["networks"])
+def test_weights_of_bfloat16_change_little(name: str) -> None:
+    expected = GOLDEN["networks"][name]
+    spec, size = arch.parse(name, num_classes=10), expected["input_size"]
+    tensors = random_tensors(spec, seed=GOLDEN["seed"])
+    model = graph.build(spec, preprocessing(size), tensors, precision="bf16")
+    logits, _ = run(model, random_batch(GOLDEN["count"], size, seed=GOLDEN["seed"]))
+    assert 1e-6 < relative_error(logits, np.array(expected["logits"])) < 2e-3
 
 
 def test_the_signature_is_uint8_pictures_to_logits_and_embedding(tiny: onnx.ModelProto) -> None:
@@ -244,7 +254,9 @@ def test_a_change_of_the_graph_raises_its_version() -> None:
                 structure.update(repr(parts).encode())
             for weight in model.graph.initializer:
                 structure.update(repr((weight.name, list(weight.dims))).encode())
-    assert (GRAPH_VERSION, structure.hexdigest()[:16]) == (4, "b8e372b2cfe5d38c")
+    stem = folding.round_stem(np.random.default_rng(0).normal(size=(8, 4, 7, 7)))
+    structure.update(stem.astype(np.float32).tobytes())
+    assert (GRAPH_VERSION, structure.hexdigest()[:16]) == (5, "99b417955d09b0a3")
 
 
 @pytest.mark.parametrize("name", ["resnext26_32x4d", "skresnext26_32x4d"])

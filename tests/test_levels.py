@@ -14,8 +14,8 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from resnext import arch, modelfile, weights
-from resnext.deploy import levels, quantize, rounding
-from resnext.engines import graph, select
+from resnext.deploy import levels, quantize
+from resnext.engines import graph, rounding, select
 from resnext.layers import Conv
 from resnext.modelfile import ModelDocument, Tensors
 from resnext.predictions import Labels

@@ -138,8 +138,8 @@ def test_rows_of_the_map_that_name_no_class_of_the_data() -> None:
     found = match(["dog"], PETS, given={"dog": "dog", "doge": "dog", "katze": "tabby cat"})
     assert found.index == {"dog": 1}
     assert found.notes == ("the map names 2 classes that the data does not have: doge, katze",)
-    with pytest.raises(DatasetError, match=r"1 class .* 'dgo' \(nearest: 'dog'\)"):
-        match(["dog", "tabby cat"], PETS, given={"dgo": "", "tabby cat": ""})
+    with pytest.raises(DatasetError, match=r"1 class .* 'tabbycat' \(nearest: 'tabby cat'\)"):
+        match(["dog", "tabby cat"], PETS, given={"dog": "", "tabbycat": ""})
 
 
 def test_a_map_of_all_of_imagenet_serves_a_part_of_it() -> None:
@@ -213,9 +213,8 @@ def test_one_class_is_found_as_the_name_of_a_folder_is(name: str, index: int) ->
     ("name", "hint"),
     [
         ("cat", "did you mean 'tabby, tabby cat' or 'Egyptian cat'?"),  # whole words first
-        ("cata", "did you mean 'catamaran'?"),
+        ("catamran", "did you mean 'catamaran'?"),
         ("cats", "did you mean 'tabby, tabby cat' or 'Egyptian cat'?"),
-        ("dgo", "did you mean 'dog'?"),
         ("", "a class has a name, a number from 0, and may have a synset id"),
         ("7", "a class has a name, a number from 0, and may have a synset id"),
         ("-1", "a class has a name, a number from 0, and may have a synset id"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnext.deploy import rounding
+from resnext.engines import rounding
 from resnext.quantization import MOST
 
 
@@ -37,8 +37,9 @@ def test_inputs_that_are_alike_make_up_for_each_other() -> None:
     weight, step, covariance, *_ = problem(0)
     levels = rounding.round_weight(weight, step, covariance)
     assert levels.dtype == np.int8 and np.abs(levels.astype(int)).max() <= MOST
-    found = rounding.error(weight, step, levels, covariance)
-    nearest = rounding.error(weight, step, np.rint(weight / step[..., None]), covariance)
+    wide = step[..., None]
+    found = rounding.error(weight, levels * wide, covariance)
+    nearest = rounding.error(weight, np.rint(weight / wide) * wide, covariance)
     assert found.sum() < 0.2 * nearest.sum()
 
 

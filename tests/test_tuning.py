@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -12,11 +12,14 @@ from resnext import testing, weights
 from resnext.cli import app
 from resnext.deploy import benchmark, roofline
 from resnext.engines import select, tuning
-from resnext.errors import EngineError
+from resnext.errors import ConfigError, EngineError
 from resnext.weights import LocalModel
 
 CHOICE = tuning.Choice(
     engine="openvino", precision="fp32", batch_size=3, images_per_s=9.5, gpu=False
+)
+REPORT = benchmark.Report(
+    model="tiny", architecture="x", input_size=32, rounds=1, rows=(), peaks={}
 )
 
 
@@ -29,7 +32,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
 
 def test_what_is_kept_is_found_and_taken(tiny: LocalModel) -> None:
     assert tuning.find(tiny) is None
-    path = tuning.remember(tiny, {"auto": CHOICE})
+    path = tuning.remember(tiny, [CHOICE])
     assert tuning.find(tiny) == CHOICE
     with select.load(tiny) as engine:
         assert (engine.name, engine.precision, engine.best_batch_size) == ("openvino", "fp32", 3)
@@ -37,13 +40,16 @@ def test_what_is_kept_is_found_and_taken(tiny: LocalModel) -> None:
         assert engine.best_batch_size != 3
     # Others are kept beside it.
     other = replace(tiny, sha256="0" * 64)
-    tuning.remember(other, {"auto": replace(CHOICE, batch_size=5)})
+    tuning.remember(other, [replace(CHOICE, batch_size=5)])
     assert (tuning.find(tiny), len(json.loads(path.read_text()))) == (CHOICE, 2)
 
 
 def test_a_precision_has_its_own(tiny: LocalModel) -> None:
     choices = {"auto": CHOICE, "fp32": replace(CHOICE, batch_size=5), "bf16": CHOICE}
-    tuning.remember(tiny, choices)
+    path = tuning.remember(tiny, [CHOICE])
+    [key] = json.loads(path.read_text())
+    entry = {precision: asdict(choice) for precision, choice in choices.items()}
+    path.write_text(json.dumps({key: entry}))
     with select.load(tiny, precision="fp32") as engine:
         assert (engine.precision, engine.best_batch_size) == ("fp32", 5)
     assert tuning.find(tiny, "int8") is None  # not measured
@@ -52,15 +58,36 @@ def test_a_precision_has_its_own(tiny: LocalModel) -> None:
         assert engine.best_batch_size != 5
 
 
+def test_a_precision_that_is_not_measured_again_stays(tiny: LocalModel) -> None:
+    def measure(**rates: float) -> None:
+        rows = [
+            benchmark.Row(engine="openvino", precision=name, batch_size=8, images_per_s=rate)
+            for name, rate in rates.items()
+        ]
+        benchmark.remember(tiny, replace(REPORT, rows=tuple(rows)))
+
+    def found(precision: str) -> tuple[str, float]:
+        choice = tuning.find(tiny, precision)
+        assert choice is not None
+        return choice.precision, choice.images_per_s
+
+    measure(bf16=30.0, int8=40.0)
+    measure(fp32=9.0)
+    assert found("auto") == found("int8") == ("int8", 40.0)
+    assert (found("bf16"), found("fp32")) == (("bf16", 30.0), ("fp32", 9.0))
+    measure(int8=3.0)  # anew, and slower
+    assert (found("auto"), found("int8")) == (("bf16", 30.0), ("int8", 3.0))
+
+
 def test_another_version_begins_anew(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    tuning.remember(tiny, {"auto": CHOICE})
+    tuning.remember(tiny, [CHOICE])
     monkeypatch.setattr(tuning, "versions", lambda *_: {"openvino": "2099.1"})
     assert tuning.find(tiny) is None
 
 
 def test_another_gpu_begins_anew(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "gpus", lambda: ["NVIDIA Test"])
-    tuning.remember(tiny, {"auto": CHOICE})
+    tuning.remember(tiny, [CHOICE])
     assert tuning.find(tiny) == CHOICE
     monkeypatch.setattr(tuning, "gpus", list)
     assert tuning.find(tiny) is None
@@ -69,7 +96,7 @@ def test_another_gpu_begins_anew(tiny: LocalModel, monkeypatch: pytest.MonkeyPat
 @pytest.mark.torch
 def test_a_backend_can_be_remembered(tiny: LocalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     choice = replace(CHOICE, engine="torch:cudnn", precision="fp16")
-    tuning.remember(tiny, {"auto": choice})
+    tuning.remember(tiny, [choice])
     with select.load(tiny) as engine:
         assert (engine.name, engine.precision, engine.best_batch_size) == ("torch", "fp16", 3)
 
@@ -85,10 +112,11 @@ def test_a_backend_can_be_remembered(tiny: LocalModel, monkeypatch: pytest.Monke
         {"precision": "int2"},
         {"gpu": "yes"},
         {"more": 1},
+        {"images_per_s": "fast"},
     ],
 )
 def test_what_is_damaged_counts_as_absent(damage: Any, tiny: LocalModel) -> None:
-    path = tuning.remember(tiny, {"auto": CHOICE})
+    path = tuning.remember(tiny, [CHOICE])
     if isinstance(damage, str):
         path.write_text(damage)
     else:
@@ -102,7 +130,7 @@ def test_what_is_damaged_counts_as_absent(damage: Any, tiny: LocalModel) -> None
 def test_a_runtime_that_is_gone_is_not_asked_for(
     tiny: LocalModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tuning.remember(tiny, {"auto": replace(CHOICE, engine="onnxruntime")})
+    tuning.remember(tiny, [replace(CHOICE, engine="onnxruntime")])
     monkeypatch.setattr(select, "is_installed", lambda _name: False)
     with select.load(tiny) as engine:
         assert engine.name == "openvino" and engine.best_batch_size != 3
@@ -112,7 +140,7 @@ def test_a_runtime_that_is_gone_is_not_asked_for(
 def test_a_gpu_that_is_hidden_is_not_asked_for(
     tiny: LocalModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tuning.remember(tiny, {"auto": replace(CHOICE, engine="torch", precision="tf32", gpu=True)})
+    tuning.remember(tiny, [replace(CHOICE, engine="torch", precision="tf32", gpu=True)])
     monkeypatch.setattr(select, "has_gpu", lambda: False)
     with select.load(tiny) as engine:
         assert engine.name == "openvino" and engine.best_batch_size != 3
@@ -123,8 +151,7 @@ def test_what_takes_minutes_to_start_is_not_kept(tiny: LocalModel) -> None:
         benchmark.Row(engine=name, precision="bf16", batch_size=8, images_per_s=rate, gpu="H")
         for name, rate in (("torch:compile", 9.0), ("torch", 8.0), ("openvino", 1.0))
     ]
-    options: dict[str, Any] = {"model": "tiny", "architecture": "x", "input_size": 32}
-    report = benchmark.Report(**options, rounds=1, rows=tuple(rows), peaks={})
+    report = replace(REPORT, rows=tuple(rows))
     benchmark.remember(tiny, report)
     found = tuning.find(tiny)
     assert found is not None and (found.engine, found.gpu) == ("torch", True)
@@ -145,10 +172,18 @@ def test_the_command_keeps_the_fastest(
     assert found is not None and found.batch_size in (1, 4) and found.engine == "openvino"
 
 
+def test_what_some_threads_did_is_no_answer_for_all(tiny: LocalModel, capsys: Any) -> None:
+    assert app.run(["benchmark", str(tiny.path), "--threads", "1", "--remember"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""  # nothing was timed
+    assert "--remember is for commands without --threads" in captured.err
+    row = benchmark.Row(engine="torch", precision="fp32", batch_size=1, images_per_s=9.0)
+    with pytest.raises(ConfigError, match="measured with threads=1"):
+        benchmark.remember(tiny, replace(REPORT, rows=(row,), asked={"threads": 1}))
+    assert tuning.find(tiny) is None
+
+
 def test_nothing_that_ran_is_nothing_to_keep(tiny: LocalModel) -> None:
     row = benchmark.Row(engine="torch", precision="fp32", batch_size=1, reason="not installed")
-    report = benchmark.Report(
-        model="tiny", architecture="x", input_size=32, rounds=1, rows=(row,), peaks={}
-    )
     with pytest.raises(EngineError, match="nothing to remember"):
-        benchmark.remember(tiny, report)
+        benchmark.remember(tiny, replace(REPORT, rows=(row,)))

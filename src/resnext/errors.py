@@ -18,18 +18,15 @@ ResNeXtError
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import re
 from collections.abc import Iterable
-from os.path import commonprefix
 from types import ModuleType
 
-# Letters of a word from which on it was likely a slip, if there is one more or less; if one is
-# another; if two are wrong. In a shorter one that makes another word: dog, hog; plane, plate.
-_SHORT, _MIDDLING, _LONG = 4, 6, 8
+_ALIKE = 0.76  # of all letters, in both names: dog and hog share two thirds, bear and pear 0.75
+_WORD = re.compile(r"[^\W_]+")
 _DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # by module, where pip has it under another name
-_ALIKE = 0.75  # of a word at its beginning: interpolate, interpolation
-_WORD = 2.5  # slips that a word more or less counts as
 
 
 class ResNeXtError(Exception):
@@ -148,83 +145,18 @@ class OutputError(ResNeXtError, OSError):
 
 
 def closest(name: str, candidates: Iterable[str], *, count: int = 3) -> list[str]:
-    """Return what a name that is not there likely means: at most `count`, all as likely.
+    """Return what a name that is not there likely means: at most `count`, best first.
 
-    That is what a slip of the hand makes of it: letters that changed places, one too many or too
-    few, a wrong one in a longer word; or what shares a word with it, or a long beginning. What
+    That is what has all its words, the shortest first; or else what is spelled nearly so. What
     only looks alike, as `hog` does to `dog`, is neither.
     """
-    costs: dict[str, float] = {}
-    for candidate in candidates:
-        cost = _cost(name.casefold(), candidate.casefold())
-        if cost is not None:
-            costs[candidate] = cost
-    lowest = min(costs.values(), default=0)
-    return sorted((one for one, cost in costs.items() if cost == lowest), key=len)[:count]
-
-
-def _cost(name: str, other: str) -> float | None:
-    """Return how far a name is from another: its slips, or words too many; None if unlikely."""
-    if (slips := _count_slips(name, other)) is not None:
-        return slips
-    short, long = sorted((name, other), key=len)
-    wanted, words = _words(short), _words(long)
-    if len(short) < 2 or "".join(wanted).isdigit() or not wanted:
-        return None
-    cost = _WORD * max(1, len(words) - len(wanted))
-    if f" {' '.join(wanted)} " in f" {' '.join(words)} ":
-        return cost
-    return cost + 1 if _begin_or_end_alike(name, other) else None
-
-
-def _count_slips(name: str, other: str) -> int | None:
-    """Return how many slips of the hand lie between two texts; None if it was no slip."""
-    shorter = min(len(name), len(other))
-    most = max(2, shorter // 4) if shorter >= _LONG else 1
-    if abs(len(name) - len(other)) > most or (edits := _count_edits(name, other)) > most:
-        return None
-    return edits if not edits or shorter >= _LONG or _is_slip(name, other) else None
-
-
-def _is_slip(name: str, other: str) -> bool:
-    """Tell whether one edit of a short word was a slip, and does not make another word."""
-    short, long = sorted((name, other), key=len)
-    if len(short) < len(long):
-        return len(short) >= _SHORT or long == short + "s"
-    if sorted(name) == sorted(other):
-        return True  # two letters changed places
-    pair = next((a, b) for a, b in zip(name, other, strict=True) if a != b)
-    return len(name) >= _MIDDLING and name[0] == other[0] and all(map(str.isalpha, pair))
-
-
-def _count_edits(name: str, other: str) -> int:
-    """Count the letters to add, leave out, replace, or swap with the next one."""
-    before: list[int] = []
-    last = list(range(len(other) + 1))
-    for row, letter in enumerate(name, start=1):
-        this = [row]
-        for column, wanted in enumerate(other, start=1):
-            fewest = min(last[column] + 1, this[-1] + 1, last[column - 1] + (letter != wanted))
-            if row > 1 < column and letter == other[column - 2] and wanted == name[row - 2]:
-                fewest = min(fewest, before[column - 2] + 1)
-            this.append(fewest)
-        before, last = last, this
-    return last[-1]
-
-
-def _begin_or_end_alike(name: str, other: str) -> bool:
-    """Tell whether one is the beginning or end of the other, or much of both begins alike."""
-    if len(name) >= _SHORT and other.startswith(name):
-        return True
-    short, long = sorted((name, other), key=len)
-    same = len(commonprefix((name, other)))
-    if same >= _MIDDLING and same >= _ALIKE * len(long):
-        return True
-    return len(short) > _SHORT and (long.startswith(short) or long.endswith(short))
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", text)
+    wanted, names = name.casefold(), {one.casefold(): one for one in candidates}
+    words = _WORD.findall(wanted)
+    have = [one for one in names if words and set(words) <= set(_WORD.findall(one))]
+    near = difflib.get_close_matches(wanted, names, n=count, cutoff=_ALIKE)
+    if have and not near:
+        near = sorted(have, key=len)
+    return [names[one] for one in near[:count]]
 
 
 def listed(items: Iterable[str], *, most: int = 9) -> str:

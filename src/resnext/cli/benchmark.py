@@ -68,6 +68,8 @@ def benchmark(
     from resnext.files import atomic, check_place, check_replaceable
     from resnext.results.formats import printable
 
+    if remember and options["threads"]:
+        raise click.UsageError("--remember is for commands without --threads; give one of both.")
     names = [_words(given) for given in (engines, against, precisions)]
     timing.choose(*names)  # a name that is unknown is said before a download
     sizes = _numbers(batches)

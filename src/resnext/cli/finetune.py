@@ -87,7 +87,8 @@ def _tune_head(
     opened = None if data is None else open_data(data, **split)
     _say("note", () if opened is None else opened.notes)
     with progress.download_bar() as downloaded:
-        classifier = resnext.Classifier(offline=offline or None, progress=downloaded, **options)
+        opens = tuning.open_as_made if data is None else resnext.Classifier
+        classifier = opens(offline=offline or None, progress=downloaded, **options)
     with classifier, progress.count_bar() as counted:
         tuned = tuning.tune_head(classifier, opened, output, progress=counted, **fit)
     _say("note", tuned.notes)

@@ -7,6 +7,7 @@ machine that slows down slows all of them, so ratios hold where single figures d
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import statistics
 import subprocess
@@ -92,6 +93,9 @@ class Report:
         gpu: What `gpu.measure` says of the GPU; empty where none was used.
         machine: What it is.
         software: What ran.
+        sha256: Identifies the content of the model.
+        date: When it was begun.
+        asked: What was asked for, in the words of the command line.
     """
 
     model: str
@@ -103,6 +107,9 @@ class Report:
     gpu: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=machine)
     software: dict[str, str | None] = field(default_factory=software)
+    sha256: str = ""
+    date: str = ""
+    asked: dict[str, Any] = field(default_factory=dict)
 
     @property
     def best(self) -> Row | None:
@@ -182,6 +189,7 @@ def benchmark(
     Raises:
         EngineError: A contender ended in the middle.
     """
+    began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with contextlib.ExitStack() as stack:
         open_ones = [
             stack.enter_context(_opened(local, engine, precision, threads))
@@ -197,7 +205,20 @@ def benchmark(
                 done += 1
                 if progress is not None:
                     progress(done, rounds * len(turns))
-    return _report(local, open_ones, batch_sizes, rounds=rounds, threads=threads)
+    report = _report(local, open_ones, batch_sizes, rounds=rounds, threads=threads)
+    asked = _words(contenders)
+    asked |= {"batches": list(batch_sizes), "rounds": rounds, "seconds": seconds}
+    return replace(report, sha256=local.sha256, date=began, asked={**asked, "threads": threads})
+
+
+def _words(contenders: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return what `choose` takes for these."""
+    names, precisions = (list(dict.fromkeys(words)) for words in zip(*contenders, strict=True))
+    return {
+        "engines": [name for name in names if name in OWN],
+        "against": [name for name in names if name in RIVALS],
+        "precisions": [name for name in precisions if name != "auto"],
+    }
 
 
 def _report(
@@ -251,15 +272,22 @@ def _report(
 def remember(local: LocalModel, report: Report) -> Path:
     """Let the fastest engine of this package be what "auto" takes for a model here.
 
-    In all, and for each precision. Not torch:compile: every start would take minutes.
+    In all, and for each precision; one that was not measured now stays as it was. Not
+    torch:compile: every start would take minutes.
 
     Returns:
         The file that says so.
 
     Raises:
+        ConfigError: It was measured with a number of threads.
         EngineError: None of them ran.
         OutputError: The cache cannot be written.
     """
+    if report.asked.get("threads"):
+        raise ConfigError(
+            f"measured with threads={report.asked['threads']}; what is kept is for all cores",
+            hint="leave threads open",
+        )
     ran = [
         row
         for row in report.rows
@@ -271,8 +299,8 @@ def remember(local: LocalModel, report: Report) -> Path:
         )
     fastest: dict[str, Row] = {}
     for row in sorted(ran, key=lambda row: row.images_per_s or 0):
-        fastest["auto"] = fastest[row.precision] = row
-    return tuning.remember(local, {name: _make_choice(row) for name, row in fastest.items()})
+        fastest[row.precision] = row
+    return tuning.remember(local, [_make_choice(row) for row in fastest.values()])
 
 
 def _make_choice(row: Row) -> tuning.Choice:

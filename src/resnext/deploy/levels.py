@@ -20,8 +20,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from resnext.arch import ArchSpec, layers
-from resnext.deploy import rounding
-from resnext.engines import eightbits, folding, graph
+from resnext.engines import eightbits, folding, graph, rounding
 from resnext.engines.base import IMAGE
 from resnext.engines.openvino import open_graph
 from resnext.layers import Block, Conv

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -57,20 +57,18 @@ def find(local: LocalModel, precision: str = "auto") -> Choice | None:
     """
     # The key takes longer than an answer from a warm cache may: only where there is something.
     entries = _read(cache_home() / NAME)
-    entry = entries.get(_key(local)) if entries else None
-    with contextlib.suppress(LookupError, TypeError):
-        choice = Choice(**entry[precision])  # type: ignore[index]  # or TypeError
-        if _is_sound(choice) and precision in ("auto", choice.precision):
-            return choice
-    return None
+    return _choice(entries.get(_key(local)), precision) if entries else None
 
 
-def remember(local: LocalModel, choices: Mapping[str, Choice]) -> Path:
-    """Write down what is fastest for a model here, in the place of what was.
+def remember(local: LocalModel, choices: Iterable[Choice]) -> Path:
+    """Write down what is fastest for a model here.
+
+    A precision that is not among them keeps what was found of it before; "auto" is the fastest
+    of all that are known then.
 
     Args:
         local: The model.
-        choices: By precision, and "auto" for the fastest of all.
+        choices: The fastest of each precision that was measured.
 
     Returns:
         The file.
@@ -84,8 +82,11 @@ def remember(local: LocalModel, choices: Mapping[str, Choice]) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            found = {precision: asdict(choice) for precision, choice in choices.items()}
-            entries = {**_read(path), _key(local): found}
+            entries, key = _read(path), _key(local)
+            found = _by_precision(entries.get(key))
+            found |= {choice.precision: choice for choice in choices}
+            found["auto"] = max(found.values(), key=lambda choice: choice.images_per_s)
+            entries[key] = {name: asdict(choice) for name, choice in found.items()}
             with atomic(path) as file:
                 file.write(json.dumps(entries, indent=1).encode())
     except OSError as error:
@@ -108,6 +109,19 @@ def _key(local: LocalModel) -> str:
     )
 
 
+def _by_precision(entry: object) -> dict[str, Choice]:
+    found = {name: _choice(entry, name) for name in _PRECISIONS}
+    return {name: choice for name, choice in found.items() if choice is not None}
+
+
+def _choice(entry: Any, precision: str) -> Choice | None:
+    with contextlib.suppress(LookupError, TypeError):
+        choice = Choice(**entry[precision])
+        if _is_sound(choice) and precision in ("auto", choice.precision):
+            return choice
+    return None
+
+
 def _is_sound(choice: Choice) -> bool:
     batch = choice.batch_size
     return (
@@ -116,6 +130,7 @@ def _is_sound(choice: Choice) -> bool:
         and isinstance(batch, int)
         and 1 <= batch <= _MOST_BATCH
         and isinstance(choice.gpu, bool)
+        and isinstance(choice.images_per_s, int | float)
     )
 
 

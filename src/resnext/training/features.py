@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 import struct
@@ -35,9 +36,10 @@ from resnext.engines.compiled import make_key
 from resnext.errors import ImageError, OutputError
 from resnext.files import atomic
 from resnext.hub.cache import cache_home
-from resnext.modelfile import Tensors
+from resnext.modelfile import ModelDocument, Tensors
 from resnext.training.samples import Sample
 from resnext.training.scan import Problem
+from resnext.weights import LocalModel
 
 FEATURES_VERSION = 1  # raised with every change to how pictures are decoded or prepared
 MAX_BYTES = 2 << 30  # of one network: 260,000 pictures of 2048 features
@@ -251,7 +253,7 @@ def open_store(classifier: Classifier, tensors: Tensors) -> FeatureStore:
     """Open the features of a network.
 
     Models that differ in the last layer only, as before and after `finetune --head-only`,
-    share theirs; in 8 bits each file has its own.
+    share theirs.
 
     Args:
         classifier: What computes them.
@@ -263,13 +265,29 @@ def open_store(classifier: Classifier, tensors: Tensors) -> FeatureStore:
         "architecture": document.architecture.name,
         "preprocess": document.preprocess.to_json(),
         "versions": [GRAPH_VERSION, FEATURES_VERSION],
-        # Ranges and rounded weights, which are in no backbone.
-        **({"file": classifier.local.sha256} if engine.precision == "int8" else {}),
+        **({"eight_bits": _hash_eight_bits(document)} if engine.precision == "int8" else {}),
     }
     parts = (document.architecture.name, engine.name, engine.precision, make_key(facts)[:16])
     return FeatureStore(
         cache_home() / "features" / "-".join(parts), document.architecture.embedding_size
     )
+
+
+def made_with(local: LocalModel) -> dict[str, str]:
+    """Return the engine and precision of a file's making, where its features are kept for them.
+
+    Args:
+        local: A file of `finetune --head-only`, or another: then nothing is returned.
+    """
+    document = local.document
+    record = document.provenance.get("dataset")
+    name = str(record.get("set")) if isinstance(record, dict) else ""
+    made = (document.provenance.get("engine"), document.metrics.get("precision"))
+    for path in (cache_home() / "features").glob(f"*/set-{name}.bin") if name.isalnum() else ():
+        architecture, *parts, _ = path.parent.name.rsplit("-", 3)  # as `open_store` names it
+        if (architecture, *parts) == (document.architecture.name, *made):
+            return dict(zip(("engine", "precision"), parts, strict=True))
+    return {}
 
 
 def extract(
@@ -392,13 +410,23 @@ def identify_picture(source: Any) -> tuple[bytes, Any]:
     return hashlib.sha256(content).digest(), content
 
 
-def _hash_backbone(tensors: Tensors) -> str:
+def _hash_backbone(tensors: Mapping[str, NDArray[Any]]) -> str:
     digest = hashlib.sha256()
     for key in sorted(tensors):
         if not key.startswith("fc."):
             tensor = np.ascontiguousarray(tensors[key])
             digest.update(f"{key} {tensor.dtype} {tensor.shape}\n".encode())
             digest.update(tensor.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _hash_eight_bits(document: ModelDocument) -> str:
+    """Hash the ranges and rounded weights, which are in no backbone."""
+    if document.quantization is None:
+        return ""
+    ranges, rounded = document.quantization.ranges, document.quantization.weights
+    digest = hashlib.sha256(json.dumps(sorted(ranges.items())).encode())
+    digest.update(_hash_backbone(rounded).encode())
     return digest.hexdigest()
 
 

@@ -18,13 +18,20 @@ from typing import Any
 import numpy as np
 
 from resnext import modelfile, sources, weights
-from resnext.classifier import Classifier
+from resnext.classifier import DEFAULT_MODEL, Classifier
 from resnext.errors import ConfigError, DatasetError, counted
 from resnext.modelfile import STORAGE_DTYPES, ModelDocument, Tensors
 from resnext.predictions import Labels
 from resnext.provenance import software
 from resnext.training.data import Data
-from resnext.training.features import Extraction, FeatureStore, FeatureTable, extract, open_store
+from resnext.training.features import (
+    Extraction,
+    FeatureStore,
+    FeatureTable,
+    extract,
+    made_with,
+    open_store,
+)
 from resnext.training.head import ClassWeights, Head, Scores, fit_head, score
 from resnext.training.listing import Entry, class_name, few
 from resnext.training.samples import Sample
@@ -147,6 +154,28 @@ def check_alone() -> None:
         )
 
 
+def open_as_made(
+    model: str | os.PathLike[str] = DEFAULT_MODEL,
+    *,
+    engine: str = "auto",
+    precision: str = "auto",
+    **options: Any,
+) -> Classifier:
+    """Open a file of `tune_head` so that the features it was made from are found again.
+
+    Args:
+        model: As for `Classifier`.
+        engine: "auto" for that of its making, if the features are here.
+        precision: The same.
+        options: More for `Classifier`.
+    """
+    local = weights.locate(model, offline=options.get("offline"), progress=options.get("progress"))
+    made, given = made_with(local), {"engine": engine, "precision": precision}
+    if all(given[key] in ("auto", value) for key, value in made.items()):
+        given |= made
+    return Classifier(model, **given, **options)
+
+
 def tune_head(
     classifier: Classifier,
     data: Data | None,
@@ -262,6 +291,8 @@ def _of_file(
         )
     known = store.load_set(str(record.get("set")))
     if known is None:
+        if made := made_with(classifier.local):
+            hint = f"they are those of {' and '.join(made.values())}: open the model with these"
         raise DatasetError(
             f"the features of the pictures that {path} was made from are not in {store.folder}",
             hint=hint,

@@ -7,6 +7,7 @@ is still off goes to the bias. By itself nothing here knows of networks or files
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ _BLOCK = 64  # columns between two large products
 
 
 def round_weight(weight: Array, step: Array, covariance: Array) -> Array:
-    """Round the weights of a convolution.
+    """Round the weights of a convolution to 8 bits.
 
     Args:
         weight: (G, O, I) weights of O output channels from I inputs, in each of G groups.
@@ -32,15 +33,35 @@ def round_weight(weight: Array, step: Array, covariance: Array) -> Array:
         (G, O, I) int8 levels. The mean square error of no output channel is larger than
         with each weight at its nearest level.
     """
-    nearest = eightbits.nearest(weight, step)
-    better = _one_by_one(weight, step, covariance)
-    worse = error(weight, step, better, covariance) > error(weight, step, nearest, covariance)
-    return np.where(worse[..., None], nearest, better)
+
+    def nearest(some: Array) -> Array:
+        wide = step.reshape(*step.shape, *[1] * (some.ndim - step.ndim))
+        return eightbits.nearest(some, step) * wide
+
+    rounded = round_in_turn(weight, covariance, nearest)
+    return eightbits.nearest(rounded, step)
 
 
-def error(weight: Array, step: Array, levels: Array, covariance: Array) -> Array:
+def round_in_turn(weight: Array, covariance: Array, nearest: Callable[[Array], Array]) -> Array:
+    """Round weights to what a type or a grid has, one after the other.
+
+    Args:
+        weight: (G, O, I) weights of O output channels from I inputs, in each of G groups.
+        covariance: (G, I, I) covariance of the inputs.
+        nearest: Rounds values (G, O) or (G, O, I), each to the nearest that there is.
+
+    Returns:
+        The shape of `weight`, in float64. The mean square error of no output channel is
+        larger than with each weight at its nearest value.
+    """
+    plain, better = nearest(weight), _one_by_one(weight, covariance, nearest)
+    worse = error(weight, better, covariance) > error(weight, plain, covariance)
+    return np.where(worse[..., None], plain, better)
+
+
+def error(weight: Array, rounded: Array, covariance: Array) -> Array:
     """Return the (G, O) mean square errors of the outputs, but for that of their mean."""
-    apart = weight - levels * step[..., None]
+    apart = weight - rounded
     found: Array = ((apart @ covariance) * apart).sum(axis=-1)
     return found
 
@@ -58,20 +79,20 @@ def mend_bias(bias: Array, weight: Array, rounded: Array, mean: Array) -> Array:
     return mended
 
 
-def _one_by_one(weight: Array, step: Array, covariance: Array) -> Array:
+def _one_by_one(weight: Array, covariance: Array, nearest: Callable[[Array], Array]) -> Array:
     inputs = weight.shape[-1]
     variance = np.trace(covariance, axis1=1, axis2=2) / inputs
     damping = _DAMPING * variance + np.finfo(np.float32).tiny
     damped = covariance + damping[:, None, None] * np.eye(inputs)
     upper = np.linalg.cholesky(np.linalg.inv(damped)).transpose(0, 2, 1)
-    rest, levels = weight.astype(np.float64), np.empty_like(weight, np.int8)
+    rest, rounded = weight.astype(np.float64), np.empty(weight.shape)
     for start in range(0, inputs, _BLOCK):
         stop = min(start + _BLOCK, inputs)
         errors = np.empty((*weight.shape[:2], stop - start))
         for column in range(start, stop):
-            level = levels[..., column] = eightbits.nearest(rest[..., column], step)
-            apart = (rest[..., column] - level * step) / upper[:, column, column, None]
+            value = rounded[..., column] = nearest(rest[..., column])
+            apart = (rest[..., column] - value) / upper[:, column, column, None]
             errors[..., column - start] = apart
             rest[..., column:stop] -= apart[..., None] * upper[:, None, column, column:stop]
         rest[..., stop:] -= errors @ upper[:, start:stop, stop:]
-    return levels
+    return rounded
