@@ -24,7 +24,7 @@ from resnext.hub import cache
 from resnext.predictions import Labels
 from resnext.training import finetune
 from resnext.training.data import Data, open_data
-from resnext.training.features import open_store
+from resnext.training.features import open_as_made, open_store
 from resnext.training.finetune import Tuned, tune_head
 from resnext.training.samples import SampleSet
 
@@ -226,14 +226,14 @@ def test_a_class_is_added_whatever_is_fastest_by_now(
         with pytest.raises(DatasetError, match="are not in") as raised:
             tune_head(classifier, None, out, added=pink)
         assert "those of openvino and fp32: open the model with these" in raised.value.hint
-    with finetune.open_as_made(path, offline=True) as classifier:
+    with open_as_made(path, offline=True) as classifier:
         assert (classifier.engine.name, classifier.engine.precision) == ("openvino", "fp32")
         assert tune_head(classifier, None, out, added=pink).num_computed == 15
-    with finetune.open_as_made(path, engine="onnxruntime") as classifier:  # as one says
+    with open_as_made(path, engine="onnxruntime") as classifier:  # as one says
         assert classifier.engine.name == "onnxruntime"
     cache.remove("all")
     tuning.remember(local, [fastest])
-    with finetune.open_as_made(path) as classifier:
+    with open_as_made(path) as classifier:
         assert classifier.engine.name == "onnxruntime"
 
 

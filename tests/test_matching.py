@@ -251,3 +251,15 @@ def test_of_classes_that_share_a_name_each_is_told_apart() -> None:
     with pytest.raises(ConfigError, match=r"2 classes .*\(n00000003, class 3\).*class 4\)") as info:
         find_class("crane", CATS)
     assert info.value.hint == "name one by its synset id or its number"
+
+
+@pytest.mark.parametrize("names", [("no such thing",), ("1", "2"), ("dog", "Dog"), ("crane",)])
+def test_who_has_no_map_is_told_of_none(names: tuple[str, ...]) -> None:
+    labels = Labels(("cat", "dog", "owl", "crane", "crane"))
+    with pytest.raises(DatasetError) as with_map:
+        match(names, labels)
+    with pytest.raises(DatasetError) as without:
+        match(names, labels, has_map=False)
+    assert "--map" in with_map.value.hint
+    assert without.value.hint and "map" not in without.value.hint
+    assert without.value.message == with_map.value.message

@@ -217,6 +217,27 @@ def test_published_file_is_known_by_its_hash(monkeypatch, tensors: Tensors, tmp_
         read_tensors(local)
 
 
+def test_a_published_file_that_is_replaced_after_its_hash_is_refused(
+    monkeypatch, tensors: Tensors, tmp_path: Path
+):
+    row = catalogue.find("resnext50_32x4d.tv_in1k")
+    path = save(tensors, tmp_path / "a.safetensors")
+    other = save({key: value + 1 for key, value in tensors.items()}, tmp_path / "b.safetensors")
+    sha256 = reader.sha256_of(path)
+    monkeypatch.setattr(catalogue, "identify", {sha256: row}.get)
+
+    def hash_then_replace(path: Path) -> str:
+        os.replace(other, path)
+        return sha256
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, "sha256_of", hash_then_replace)
+        local = open_path(path)
+    assert local.document.name == row.name
+    with pytest.raises(ModelFileError, match="the file was replaced since it was opened"):
+        read_tensors(local)
+
+
 def test_row_of_an_anti_aliased_network(tmp_path: Path):
     row = catalogue.find("seresnextaa101d_32x8d.ah_in1k")
     path = tmp_path / "net.safetensors"

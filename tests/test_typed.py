@@ -9,6 +9,7 @@ import pytest
 
 from resnext.errors import ConfigError
 from resnext.training import typed
+from resnext.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,36 @@ def test_what_is_written_is_read_again() -> None:
 def test_what_does_not_fit_is_named_by_its_key(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         typed.build(Outer, values)
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("optim.learning_rate", "optim.lr"),
+        ("learning-rate", "optim.lr"),
+        ("lr", "optim.lr"),
+        ("optim.wd", "optim.weight_decay"),
+        ("bs", "optim.batch_size"),
+        ("data.batch", "optim.batch_size"),
+        ("optim.epochs", "schedule.epochs"),
+        ("epochs", "schedule.epochs"),
+        ("optimizer", "optim.name"),
+        ("scheduler.kind", "schedule.kind"),
+        ("mixup", "augment.mixup_alpha"),
+        ("optim.momentun", "optim.momentum"),
+    ],
+)
+def test_the_usual_words_lead_to_the_key(path: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=f"no setting '{path}'") as raised:
+        typed.hint_of(TrainConfig, path)
+    assert raised.value.hint == f"did you mean {key!r}?"
+
+
+def test_every_alias_is_of_a_setting_that_exists() -> None:
+    keys = typed.paths(TrainConfig)
+    for word, meant in typed._ALIASES.items():
+        assert any(f".{key}".endswith(f".{meant}") for key in keys), word
+        assert word not in {key.rpartition(".")[2] for key in keys}
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ import server as faults
 from server import Server, isolate, serving
 
 from resnext import arch, catalogue, weights
+from resnext.checkpoints import reader
 from resnext.errors import (
     MissingExtraError,
     ModelFileError,
@@ -150,6 +151,25 @@ def test_file_copied_by_hand_works_offline(http: Server):
     in_cache().parent.mkdir(parents=True)
     in_cache().write_bytes(CONTENT)
     assert weights.locate(NAME, offline=True).sha256 == SHA256
+
+
+def test_a_file_of_the_cache_that_is_replaced_after_its_hash_shows(
+    http: Server, monkeypatch, tmp_path: Path
+):
+    in_cache().parent.mkdir(parents=True)
+    in_cache().write_bytes(CONTENT)
+    before = reader.state_of(in_cache())
+    real = cache.verify
+
+    def verify_then_replace(file: cache.RemoteFile) -> str | None:
+        found = real(file)
+        (tmp_path / "other").write_bytes(CONTENT[::-1])
+        os.replace(tmp_path / "other", in_cache())
+        return found
+
+    monkeypatch.setattr(cache, "verify", verify_then_replace)
+    local = weights.locate(NAME, offline=True)
+    assert local.sha256 == SHA256 and local.state == before != reader.state_of(in_cache())
 
 
 def test_copied_folder_works_offline_and_is_checked(http: Server, monkeypatch, tmp_path: Path):

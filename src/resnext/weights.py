@@ -58,7 +58,8 @@ _HUB = re.compile(r"hf[-_]hub:([\w-][\w.-]*/[\w-][\w.-]*)(?:@(\w[\w./-]*))?", re
 _HUB_PREFIXES = ("hf-hub:", "hf_hub:")
 _OFFLINE_SETTINGS = ("RESNEXT_OFFLINE", "HF_HUB_OFFLINE")
 
-_Found = tuple[RemoteFile, Path, str]  # the file, where it is, its sha256
+# The file, where it is, its sha256, and its state before that was taken, if it was here.
+_Found = tuple[RemoteFile, Path, str, reader.State | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -236,17 +237,17 @@ def _locate_row(row: WeightSpec, *, offline: bool, progress: Progress | None) ->
         )
         for file in row.files
     ]
-    file, path, sha256 = _obtain(row.name, files, offline=offline, progress=progress)
-    return reader.open_row(row, path, format=file.format, sha256=sha256)
+    file, path, sha256, state = _obtain(row.name, files, offline=offline, progress=progress)
+    return reader.open_row(row, path, format=file.format, sha256=sha256, state=state)
 
 
 def _locate_hub(file: RemoteFile, *, offline: bool, progress: Progress | None) -> LocalModel:
     name = f"hf-hub:{file.hub_id}"
-    _, path, sha256 = _obtain(name, [file], offline=offline, progress=progress)
+    _, path, sha256, state = _obtain(name, [file], offline=offline, progress=progress)
     if not modelfile.is_model_file(path):
         config = replace(file, filename=timmconfig.CONFIG)
         _obtain(name, [config], offline=offline, progress=None)
-    local = reader.open_path(path, sha256=sha256)
+    local = reader.open_path(path, sha256=sha256, state=state)
     provenance = {**local.document.provenance, "source": f"{name}@{file.revision}"}
     return replace(local, document=replace(local.document, provenance=provenance))
 
@@ -266,15 +267,16 @@ def _obtain(
     damaged: WeightsCorruptError | None = None
     for file in usable:
         try:
+            state = reader.state_of(file.path)
             if sha256 := cache.verify(file):
-                return file, file.path, sha256
+                return file, file.path, sha256, state
         except WeightsCorruptError as error:
             damaged = damaged or error
     from resnext.hub import origins  # loads the network: not where the cache has the file
 
     for file in usable:
         if adopted := origins.adopt(file):
-            return file, *adopted
+            return file, *adopted, None
     if not offline:
         return _fetch(name, files, usable, progress)
     raise damaged or WeightsUnavailableError(
@@ -295,7 +297,7 @@ def _fetch(
     refusals: list[WeightsUnavailableError | WeightsCorruptError] = []
     for file in usable:
         try:
-            return file, file.path, origins.fetch(file, progress=progress)
+            return file, file.path, origins.fetch(file, progress=progress), None
         except (WeightsUnavailableError, WeightsCorruptError) as error:
             refusals.append(error)
     hint = _by_hand(files[0], refusals)

@@ -90,7 +90,11 @@ def suffix_of(path: str | os.PathLike[str]) -> str:
 
 
 def open_path(
-    path: str | os.PathLike[str], *, sha256: str = "", architecture: str = ""
+    path: str | os.PathLike[str],
+    *,
+    sha256: str = "",
+    architecture: str = "",
+    state: State | None = None,
 ) -> LocalModel:
     """Open a checkpoint that the user has.
 
@@ -98,6 +102,7 @@ def open_path(
         path: A file, or a folder that holds `model.safetensors`.
         sha256: Hash of the file, where it was just taken.
         architecture: Its name, where the user knows it: anti-aliasing has no tensors.
+        state: What `state_of` said before the hash was taken.
 
     Raises:
         ModelNotFoundError: There is nothing of that name.
@@ -107,7 +112,7 @@ def open_path(
     path = _resolve(Path(path))
     format = _format(path)
     _check_regular(path)
-    state = _state(path)
+    state = state or state_of(path)  # before it is hashed: what is replaced then shows
     if format == "safetensors" and modelfile.is_model_file(path):
         document, stated = modelfile.verify(path)
         return LocalModel(
@@ -115,7 +120,7 @@ def open_path(
         )
     sha256 = sha256 or sha256_of(path)
     if row := catalogue.identify(sha256):
-        return open_row(row, path, format=format, sha256=sha256)
+        return open_row(row, path, format=format, sha256=sha256, state=state)
     shapes = _shapes(path, format)
     with _naming(path):
         names = keymaps.to_torchvision(shapes)
@@ -136,7 +141,9 @@ def open_path(
     )
 
 
-def open_row(row: WeightSpec, path: Path, *, format: Format, sha256: str) -> LocalModel:
+def open_row(
+    row: WeightSpec, path: Path, *, format: Format, sha256: str, state: State | None = None
+) -> LocalModel:
     """Open a file of the catalogue, whose bytes were checked already.
 
     Args:
@@ -144,6 +151,7 @@ def open_row(row: WeightSpec, path: Path, *, format: Format, sha256: str) -> Loc
         path: The file.
         format: How its bytes are read.
         sha256: Hash of the file.
+        state: What `state_of` said before that was taken; None takes that of now.
     """
     layouts = [file.key_layout for file in row.files if file.format == format]
     return LocalModel(
@@ -152,7 +160,7 @@ def open_row(row: WeightSpec, path: Path, *, format: Format, sha256: str) -> Loc
         sha256=sha256,
         format=format,
         key_layout=layouts[0] if layouts else "torchvision",
-        state=_state(path),
+        state=state or state_of(path),
     )
 
 
@@ -222,7 +230,7 @@ def _check_same(local: LocalModel) -> None:
     Its hash is what compiled networks and features are stored under: with other tensors, their
     answers would be those of another model. After reading, so that no moment is missed.
     """
-    if local.state is None or _state(local.path) == local.state:
+    if local.state is None or state_of(local.path) == local.state:
         return
     own = local.format == "resnext"
     found = modelfile.verify(local.path)[1] if own else sha256_of(local.path)
@@ -232,7 +240,7 @@ def _check_same(local: LocalModel) -> None:
         )
 
 
-def _state(path: Path) -> State | None:
+def state_of(path: Path) -> State | None:
     """Return what changes when another file takes the name; None where there is no file."""
     try:
         found = os.stat(path)

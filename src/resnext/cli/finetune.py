@@ -78,6 +78,7 @@ def _tune_head(
         raise ConfigError("--lr and --set change how all layers learn", hint="--full")
     tuning = import_extra("resnext.training.finetune", extra="finetune")
     from resnext.training.data import open_data
+    from resnext.training.features import open_as_made
 
     tuning.check_alone()
     modelfile.check_output(output, force=force)
@@ -87,7 +88,7 @@ def _tune_head(
     opened = None if data is None else open_data(data, **split)
     _say("note", () if opened is None else opened.notes)
     with progress.download_bar() as downloaded:
-        opens = tuning.open_as_made if data is None else resnext.Classifier
+        opens = open_as_made if data is None else resnext.Classifier
         classifier = opens(offline=offline or None, progress=downloaded, **options)
     with classifier, progress.count_bar() as counted:
         tuned = tuning.tune_head(classifier, opened, output, progress=counted, **fit)

@@ -310,7 +310,7 @@ def _top1(path: Path, labelled: str, precision: str) -> tuple[float, int]:
     """Return top-1 in percent on labelled pictures, and their number."""
     with (
         Classifier(path, precision=precision) as classifier,
-        evaluate(classifier, Question(data=labelled)) as found,
+        evaluate(classifier, Question(data=labelled, has_map=False)) as found,
     ):
         top1 = found.figures["top1"]
         return 100 * float(top1["accuracy"]), int(found.figures["data"]["evaluated"])

@@ -39,12 +39,14 @@ class Question:
         labels: File of right answers, or None.
         map: CSV of folder,class, or None.
         restrict: Whether an answer may only be a class that the data has.
+        has_map: Whether who asks has an option for `map`, which messages then speak of.
     """
 
     data: PathLike
     labels: PathLike | None = None
     map: PathLike | None = None
     restrict: bool = False
+    has_map: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -132,7 +134,9 @@ def open_question(classifier: Classifier, question: Question) -> tuple[Truth, Ma
     """Find the pictures, and the model's class of each of theirs."""
     truth = open_truth(question.data, labels=question.labels)
     given = None if question.map is None else read_map(question.map)
-    matching = match(truth.classes, classifier.document.labels, given=given)
+    matching = match(
+        truth.classes, classifier.document.labels, given=given, has_map=question.has_map
+    )
     if not any(index is not None for index in matching.index.values()):
         raise DatasetError(f"{question.map}: leaves out every class of the data")
     return replace(truth, notes=truth.notes + matching.notes), matching

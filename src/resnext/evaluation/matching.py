@@ -49,7 +49,11 @@ class Matching:
 
 
 def match(
-    classes: Sequence[str], labels: Labels, *, given: Mapping[str, str] | None = None
+    classes: Sequence[str],
+    labels: Labels,
+    *,
+    given: Mapping[str, str] | None = None,
+    has_map: bool = True,
 ) -> Matching:
     """Match the classes of a data set to those of a model.
 
@@ -58,6 +62,7 @@ def match(
         labels: Of the model.
         given: Class of the model, as one would name a folder, by data's class; "" leaves the
             data's class out. Several may lead to the same.
+        has_map: Whether who asks can give a map at all; else no hint speaks of one.
 
     Raises:
         DatasetError: A class matches none or several, two match the same, or `given` seems to
@@ -87,14 +92,14 @@ def match(
         raise DatasetError(
             f"{counted(len(twofold), 'class has', 'classes have')} a name that the model has more"
             f" than once: {'; '.join(twofold[:5])}",
-            hint="name the folder by the synset id or the number, or give --map with a CSV of"
-            " folder,class",
+            hint="name the folder by the synset id or the number"
+            + (", or give --map with a CSV of folder,class" if has_map else ""),
         )
     if 1 in by_count and 0 not in index.values():
-        raise _counted_from_one()
+        raise _counted_from_one(has_map=has_map)
     if unknown:
-        raise _unknown(unknown, len(classes), finder)
-    _check_distinct(index, given, finder)
+        raise _unknown(unknown, len(classes), finder, has_map=has_map)
+    _check_distinct(index, given, finder, has_map=has_map)
     return Matching(index=index, rules=dict(rules), notes=notes)
 
 
@@ -236,7 +241,7 @@ def _is_number(name: str) -> bool:
     return name.isascii() and name.isdigit()
 
 
-def _unknown(names: Sequence[str], total: int, finder: _Finder) -> DatasetError:
+def _unknown(names: Sequence[str], total: int, finder: _Finder, *, has_map: bool) -> DatasetError:
     shown = []
     for name in names[:5]:
         near = finder.nearest(name, count=1)
@@ -245,16 +250,20 @@ def _unknown(names: Sequence[str], total: int, finder: _Finder) -> DatasetError:
         f"among the {len(finder._labels)} classes of the model is none for {len(names)} of the"
         f" {counted(total, 'class', 'classes')} of the data: {few(shown, total=len(names))}",
         hint="rename the folders, or give --map with a CSV of folder,class; an empty class leaves"
-        " a folder out",
+        " a folder out"
+        if has_map
+        else "rename the folders, or leave them out",
     )
 
 
-def _counted_from_one() -> DatasetError:
+def _counted_from_one(*, has_map: bool) -> DatasetError:
     return DatasetError(
         "the classes of the data are numbers with a 1 and without a 0; those of a model count"
         " from 0",
         hint="give --map with a CSV of folder,class: the row 1,1 if the data counts from 0 as"
-        " well; the rows 1,0 and 2,1 and so on if it counts from 1",
+        " well; the rows 1,0 and 2,1 and so on if it counts from 1"
+        if has_map
+        else "name the folders by the names of the classes",
     )
 
 
@@ -286,7 +295,7 @@ def _notes_on_unused(classes: Sequence[str], given: Mapping[str, str]) -> tuple[
 
 
 def _check_distinct(
-    index: Mapping[str, int | None], given: Mapping[str, str], finder: _Finder
+    index: Mapping[str, int | None], given: Mapping[str, str], finder: _Finder, *, has_map: bool
 ) -> None:
     """Two folders may be one class only where the map says so."""
     first: dict[int, str] = {}
@@ -297,5 +306,5 @@ def _check_distinct(
         if other != name and not (name in given and other in given):
             raise DatasetError(
                 f"the classes {other!r} and {name!r} are both {finder.describe(number)}",
-                hint="put them into one folder, or name both in a --map",
+                hint="put them into one folder" + (", or name both in a --map" if has_map else ""),
             )

@@ -29,8 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from resnext import images
-from resnext.classifier import Classifier
+from resnext import images, weights
+from resnext.classifier import DEFAULT_MODEL, Classifier
 from resnext.engines.base import GRAPH_VERSION
 from resnext.engines.compiled import make_key
 from resnext.errors import ImageError, OutputError
@@ -288,6 +288,28 @@ def made_with(local: LocalModel) -> dict[str, str]:
         if (architecture, *parts) == (document.architecture.name, *made):
             return dict(zip(("engine", "precision"), parts, strict=True))
     return {}
+
+
+def open_as_made(
+    model: str | os.PathLike[str] = DEFAULT_MODEL,
+    *,
+    engine: str = "auto",
+    precision: str = "auto",
+    **options: Any,
+) -> Classifier:
+    """Open a file of `finetune.tune_head` so that the features it was made from are found again.
+
+    Args:
+        model: As for `Classifier`.
+        engine: "auto" for that of its making, if the features are here.
+        precision: The same.
+        options: More for `Classifier`.
+    """
+    local = weights.locate(model, offline=options.get("offline"), progress=options.get("progress"))
+    made, given = made_with(local), {"engine": engine, "precision": precision}
+    if all(given[key] in ("auto", value) for key, value in made.items()):
+        given |= made
+    return Classifier(model, **given, **options)
 
 
 def extract(

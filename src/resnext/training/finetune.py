@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from resnext import modelfile, sources, weights
-from resnext.classifier import DEFAULT_MODEL, Classifier
+from resnext.classifier import Classifier
 from resnext.errors import ConfigError, DatasetError, counted
 from resnext.modelfile import STORAGE_DTYPES, ModelDocument, Tensors
 from resnext.predictions import Labels
@@ -152,28 +152,6 @@ def check_alone() -> None:
             "a last layer is fitted by one process, and torchrun started several",
             hint="run `resnext finetune` itself, or --full",
         )
-
-
-def open_as_made(
-    model: str | os.PathLike[str] = DEFAULT_MODEL,
-    *,
-    engine: str = "auto",
-    precision: str = "auto",
-    **options: Any,
-) -> Classifier:
-    """Open a file of `tune_head` so that the features it was made from are found again.
-
-    Args:
-        model: As for `Classifier`.
-        engine: "auto" for that of its making, if the features are here.
-        precision: The same.
-        options: More for `Classifier`.
-    """
-    local = weights.locate(model, offline=options.get("offline"), progress=options.get("progress"))
-    made, given = made_with(local), {"engine": engine, "precision": precision}
-    if all(given[key] in ("auto", value) for key, value in made.items()):
-        given |= made
-    return Classifier(model, **given, **options)
 
 
 def tune_head(

@@ -6,10 +6,34 @@ A key such as `optim.lr` is a path of field names; what may stand there is the f
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from resnext.errors import ConfigError, closest
+
+# What others call a setting, and the last part of its key here.
+_ALIASES = {
+    "learning_rate": "lr",
+    "base_lr": "lr",
+    "wd": "weight_decay",
+    "bs": "batch_size",
+    "batch": "batch_size",
+    "optimizer": "optim.name",
+    "opt": "optim.name",
+    "scheduler": "schedule.kind",
+    "lr_scheduler": "schedule.kind",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "workers": "num_workers",
+    "dropout": "drop_rate",
+    "drop_path": "drop_path_rate",
+    "smoothing": "label_smoothing",
+    "mixup": "mixup_alpha",
+    "cutmix": "cutmix_alpha",
+    "grad_clip": "clip_norm",
+    "img_size": "train_size",
+    "image_size": "train_size",
+}
 
 
 def paths(kind: Any, prefix: str = "") -> list[str]:
@@ -30,7 +54,7 @@ def hint_of(kind: Any, path: str) -> Any:
         ConfigError: There is no such key.
     """
     if path not in paths(kind):
-        near = closest(path, paths(kind))
+        near = _near(path, paths(kind))
         raise ConfigError(
             f"there is no setting {path!r}",
             hint=f"did you mean {near[0]!r}?" if near else f"one of {', '.join(paths(kind))}",
@@ -38,6 +62,14 @@ def hint_of(kind: Any, path: str) -> Any:
     for name in path.split("."):
         kind = get_type_hints(kind)[name]
     return kind
+
+
+def _near(path: str, known: Sequence[str]) -> list[str]:
+    """Return the keys likely meant: by its last part, which may be in another section, or all."""
+    word = path.rpartition(".")[2].lower().replace("-", "_")
+    word = _ALIASES.get(word, word)
+    same = [key for key in known if f".{key}".endswith(f".{word}")]
+    return closest(path, same) or same or closest(path, known)
 
 
 def to_plain(value: Any) -> Any:
