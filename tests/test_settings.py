@@ -169,7 +169,7 @@ def test_the_keys_of_settings_that_may_do_nothing_exist() -> None:
 
 def test_a_rate_that_only_rises_is_told() -> None:
     (said,) = settings.advice(_config("schedule.epochs=10", "schedule.warmup_epochs=10"), _data())
-    assert "only rises: 10 epochs, and warm-up takes 10; try schedule.warmup_epochs=2" in said
+    assert "only rises: 10 epochs, and warm-up takes 10; try --set schedule.warmup_epochs=2" in said
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,9 @@ def test_a_mean_that_hardly_moves_is_told(changes: list[str], back: int) -> None
         assert said == []
         return
     assert f"reaches back {back:,} epochs, and the run has" in said[0]
-    better = said[0].rpartition("try ")[2]
-    assert settings.advice(config.override(better.split()), _data(10_000)) == []
+    words = said[0].rpartition("try ")[2].split()
+    assert set(words[::2]) == {"--set"}, "as it can be given"
+    assert settings.advice(config.override(words[1::2]), _data(10_000)) == []
 
 
 def test_torchvision_s_mean_is_right_for_its_own_data() -> None:

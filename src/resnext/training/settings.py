@@ -203,7 +203,7 @@ def _rising(config: TrainConfig) -> list[str]:
     if schedule.warmup_epochs < schedule.epochs:
         return []
     return [f"the learning rate only rises: {counted(schedule.epochs, 'epoch')}, and"
-            f" warm-up takes {schedule.warmup_epochs:g}; try schedule.warmup_epochs="
+            f" warm-up takes {schedule.warmup_epochs:g}; try --set schedule.warmup_epochs="
             f"{schedule.epochs // 5}"]  # fmt: skip
 
 
@@ -218,7 +218,9 @@ def _long_mean(config: TrainConfig, count: int) -> list[str]:
     if back <= _LONG * epochs:
         return []
     decay = max(1 - 1 / (_USUAL * epochs * updates), 0.0)
-    better = f"ema.decay={decay:.6g}" + (" ema.scaling=none" if config.ema.scaling == "run" else "")
+    better = f"--set ema.decay={decay:.6g}"
+    if config.ema.scaling == "run":
+        better += " --set ema.scaling=none"
     return [f"the running mean of the weights reaches back {counted(round(back), 'epoch')}, and the"
             f" run has {epochs:,} after its warm-up; try {better}"]  # fmt: skip
 
