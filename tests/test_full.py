@@ -165,7 +165,7 @@ def test_a_teacher_is_learned_from(tmp_path: Path) -> None:
         (
             ["optim.batch_size=64"],
             {},
-            r"(?s)expected at most 26, the number of training pictures.*optim.batch_size=2$",
+            r"(?s)expected at most 26, the number of training pictures.*--batch-size 4 \(6 steps",
         ),
         (["optim.batch_size=1"], {}, "optim.batch_size is 1; expected at least 2"),
         (["loss.teacher=starter"], {}, "expected both or none"),

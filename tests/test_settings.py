@@ -56,7 +56,7 @@ def test_a_batch_norm_gets_two_pictures(
     assert error.message.startswith(f"optim.batch_size is {batch_size}; expected at least {least}:")
     assert (" process" in error.message) == (least > 2)
     # What it hints at will do.
-    assert error.hint == f"--set optim.batch_size={least}"
+    assert error.hint == f"--batch-size {least}"
     config = _config(*changes, batch_size=least)
     settings.check(config, _data(), world_size=world_size)
 
@@ -67,18 +67,27 @@ def test_a_batch_norm_gets_two_pictures(
 def test_a_batch_divides_among_processes(batch_size: int, world_size: int, hint: int) -> None:
     error = _refused(batch_size=batch_size, world_size=world_size, count=200)
     assert f"optim.batch_size is {batch_size}; expected a multiple of {world_size}" in error.message
-    assert error.hint == f"--set optim.batch_size={hint}"
+    assert error.hint == f"--batch-size {hint}"
     settings.check(_config(batch_size=hint), _data(200), world_size=world_size)
 
 
 @pytest.mark.parametrize(
-    ("count", "world_size", "hint"), [(26, 1, 2), (200, 1, 16), (200, 4, 16), (63, 4, 8)]
-)
-def test_a_batch_of_more_than_there_is_is_refused(count: int, world_size: int, hint: int) -> None:
+    ("count", "world_size", "batch_size", "steps"),
+    [(26, 1, 4, "6 steps"), (39, 1, 8, "4 steps"), (200, 1, 32, "6 steps"), (7, 1, 2, "3 steps"),
+     (200, 4, 32, "6 steps"), (63, 4, 8, "7 steps"), (39, 2, 8, "4 steps"), (16, 8, 16, "1 step")],
+)  # fmt: skip
+def test_a_batch_of_more_than_there_is_is_refused(
+    count: int, world_size: int, batch_size: int, steps: str
+) -> None:
     error = _refused(batch_size=256, world_size=world_size, count=count)
     assert f"expected at most {count}, the number of training pictures" in error.message
-    assert error.hint == f"try --set optim.batch_size={hint}"
-    settings.check(_config(batch_size=hint), _data(count), world_size=world_size)
+    assert error.hint == f"try --batch-size {batch_size} ({steps} an epoch)"
+    settings.check(_config(batch_size=batch_size), _data(count), world_size=world_size)
+
+
+def test_a_batch_is_given_as_the_command_takes_it() -> None:
+    error = _refused("recipe=finetune", batch_size=256, count=39)
+    assert error.hint == "try --set optim.batch_size=8 (4 steps an epoch)"
 
 
 def test_too_few_pictures_for_all_processes_are_said() -> None:

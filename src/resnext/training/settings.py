@@ -17,6 +17,8 @@ from resnext.training.data import Data
 _LEAST = 2  # pictures that a batch norm needs at once
 _LONG = 0.5  # of a run: a mean that reaches back further is mostly of what was bad
 _USUAL = 0.05  # share of a run that it should reach back
+_FEW_STEPS = 4  # of an epoch, that a batch which is proposed leaves
+_WITHOUT_OPTION = ("finetune",)  # recipes whose command has no `--batch-size`
 
 # Keys that do nothing unless another setting is so.
 _NEEDS: tuple[tuple[str, Callable[[TrainConfig], bool], str], ...] = (
@@ -142,7 +144,7 @@ def _check_batch(config: TrainConfig, count: int, world_size: int) -> None:
         raise ConfigError(
             f"optim.batch_size is {batch_size}; expected a multiple of {world_size}, the number of"
             " processes",
-            hint=f"--set optim.batch_size={near}",
+            hint=_giving_batch(config, near),
         )
     share = batch_size // world_size
     seen = share // min(parts, share)  # more parts than pictures are as many as pictures
@@ -153,18 +155,29 @@ def _check_batch(config: TrainConfig, count: int, world_size: int) -> None:
         raise ConfigError(
             f"optim.batch_size is {batch_size}; expected at least {least}: batch norm needs"
             f" {_LEAST} pictures at once{each if least > _LEAST else ''}",
-            hint=f"--set optim.batch_size={least}",
+            hint=_giving_batch(config, least),
         )
     if count < batch_size:
-        few = 2 ** max(int(math.log2(max(count / world_size, 1))) - 3, 1)  # 8 steps an epoch
-        fits = max(few, _LEAST * parts) * world_size
+        fits = max(_some_steps(count // world_size), _LEAST * parts) * world_size
         raise ConfigError(
             f"optim.batch_size is {batch_size}; expected at most {count}, the number of"
             " training pictures",
-            hint=f"try --set optim.batch_size={fits}"
+            hint=f"try {_giving_batch(config, fits)} ({counted(count // fits, 'step')} an epoch)"
             if fits <= count
             else "more pictures, or fewer processes and parts",
         )
+
+
+def _some_steps(count: int) -> int:
+    """Return the largest power of two of which an epoch has a few steps, or what is least."""
+    return 2 ** max((count // _FEW_STEPS).bit_length() - 1, 1)
+
+
+def _giving_batch(config: TrainConfig, batch_size: int) -> str:
+    """Return the words of a command that set the batch."""
+    if config.recipe in _WITHOUT_OPTION:
+        return f"--set optim.batch_size={batch_size}"
+    return f"--batch-size {batch_size}"
 
 
 def _check_loss(loss: LossConfig, *, multi_label: bool) -> None:
