@@ -313,6 +313,25 @@ def test_other_hardware_finds_its_own_parts(
     assert records.read_json(tmp_path / "devices.json")["share"] == 8
 
 
+def _state(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def test_a_command_that_is_refused_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(full.search, "find_parts", lambda _run: 1)
+    settings = ("optim.grad_accum_steps=0", "schedule.epochs=1")
+    full.run(opened(), runs.config(*settings), tmp_path)
+    before = _state(tmp_path)
+    capsys.readouterr()
+    with pytest.raises(ConfigError, match="the run began with optim.batch_size=4; now it is 8"):
+        full.run(opened(), runs.config(*settings, "optim.batch_size=8"), tmp_path)
+    assert _state(tmp_path) == before
+    assert "batch norm" not in capsys.readouterr().err
+
+
 def test_memory_that_does_not_suffice_has_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

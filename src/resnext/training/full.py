@@ -162,6 +162,8 @@ def run(
         processes=processes,
         split=data.split,
         provenance={"deviations": list(deviations)},
+        files=notes.files,
+        notes=notes.late,
     )
     try:
         state = loop.fit(
@@ -255,11 +257,17 @@ def make_run(data: Data, config: TrainConfig, processes: Processes) -> Run:
 
 
 class _Notes:
-    """Says what one should know on stderr, once, not once a process."""
+    """Says what one should know on stderr, once, not once a process.
+
+    `files` and `late` are written and said when the run starts: one that is in the folder may
+    still refuse to go on.
+    """
 
     def __init__(self, folder: Path, processes: Processes) -> None:
         self.folder = folder
         self.processes = processes
+        self.files: dict[str, Any] = {}
+        self.late: list[str] = []
         self._shown = 0.0
 
     def show(self, text: str) -> None:
@@ -315,11 +323,12 @@ def _find_parts(this: Run, notes: _Notes, before: TrainConfig | None) -> int:
         now = math.ceil(share / parts)
         was = math.ceil(there["share"] / before.optim.grad_accum_steps)
         if now != was:
-            notes.say(f"a batch norm sees {counted(now, 'picture')} at once from here on; when the"
-                      f" run began, on {', '.join(there['devices'])}, it saw {was}")  # fmt: skip
-    if processes.is_first:
-        notes.folder.mkdir(parents=True, exist_ok=True)
-        records.write_json(notes.folder / DEVICES, here)
+            began = ", ".join(there["devices"])
+            notes.late.append(
+                f"a batch norm sees {counted(now, 'picture')} at once from here on; when the run"
+                f" began, on {began}, it saw {was}"
+            )
+    notes.files[DEVICES] = here
     return parts
 
 

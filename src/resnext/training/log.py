@@ -13,7 +13,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -45,6 +45,8 @@ class RunLog(Listener):
         folder: Of the run; made if missing.
         split: How the pictures were divided, to be recorded.
         provenance: What to record in model files beside config, data and software.
+        files: Other JSON values to write when the run starts, by the name of their file.
+        notes: What to say then.
         processes: Which process this is; None for the only one.
         stream: Where to talk; None for stderr.
     """
@@ -56,15 +58,19 @@ class RunLog(Listener):
         processes: Processes | None = None,
         split: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
+        files: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
         stream: TextIO | None = None,
     ) -> None:
         self.folder = folder
         self._split = dict(split or {})
         self._provenance = dict(provenance or {})
+        self._files, self._notes = dict(files or {}), tuple(notes)
         self._is_first = processes is None or processes.is_first
         self._talk = Talk(stream or sys.stderr)
         self._board: Any = None
         self._drawn = time.monotonic()
+        self._has_started = False
 
     def say(self, text: str) -> None:
         """Say a line."""
@@ -77,15 +83,20 @@ class RunLog(Listener):
 
     def started(self, state: TrainState, run: Run) -> None:
         """Write what is known before the first step."""
+        self._has_started = True
         if not self._is_first:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         data = records.describe_data(run.train, run.test, self._split)
         records.write_json(self.folder / records.CONFIG, run.config.to_json())
         records.write_json(self.folder / records.DATA, data)
+        for name, values in self._files.items():
+            records.write_json(self.folder / name, values)
         records.trim(self.folder / records.METRICS, state.epoch)
         self._provenance["dataset"] = {key: data[key] for key in data if key != "classes"}
         self._board = _open_board(self.folder, state.step)
+        for sentence in self._notes:
+            self.say(f"note: {sentence}")
         self.say(f"{run.config.model.architecture} on {run.processes.device.type}:"
                  f" {counted(len(run.train), 'picture')}, {counted(run.order.steps, 'step')} an"
                  f" epoch, {counted(run.config.schedule.epochs, 'epoch')}")  # fmt: skip
@@ -120,7 +131,7 @@ class RunLog(Listener):
 
     def close(self) -> None:
         """Draw the last curves and end what is open."""
-        if not self._is_first:
+        if not (self._is_first and self._has_started):
             return
         self._talk.clear()
         with contextlib.suppress(OutputError):  # another error may be on its way: it counts
