@@ -313,6 +313,30 @@ def test_other_hardware_finds_its_own_parts(
     assert records.read_json(tmp_path / "devices.json")["share"] == 8
 
 
+def test_a_recipe_in_fp16_is_computed_in_fp32_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("recipe=rsb-a3", "precision=fp16", "schedule.epochs=1")
+    outcome = full.run(opened(), runs.config(*settings), tmp_path)
+    assert "note: the recipe says fp16" in capsys.readouterr().err
+    assert outcome.config.precision == "fp32"
+    assert records.read_json(tmp_path / "config.json")["precision"] == "fp32"
+    assert modelfile.read(outcome.model)[0].metrics["precision"] == "fp32"
+    again = full.run(opened(), runs.config(*settings, "schedule.epochs=2"), tmp_path)
+    assert again.config.precision == "fp32"
+    capsys.readouterr()
+    saved = {**records.read_json(tmp_path / "config.json"), "precision": "fp16"}
+    records.write_json(tmp_path / "config.json", saved)  # as on a GPU
+    with pytest.raises(ConfigError, match="the run began in fp16, on a GPU"):
+        full.run(opened(), runs.config(*settings), tmp_path)
+
+
+def test_fp16_that_is_asked_for_is_refused_here(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="precision is 'fp16', .* expected bf16 or fp32"):
+        full.run(opened(), runs.config("precision=fp16"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def _state(folder: Path) -> dict[Path, tuple[bytes, int]]:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}

@@ -223,3 +223,28 @@ def test_graphs_are_for_whole_batches() -> None:
         ("compile=default", "optim.grad_accum_steps=2"),
     ):
         settings.check(_config(*changes), _data())
+
+
+def test_what_a_processor_does_not_compute_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="precision is 'fp16', .* expected bf16 or fp32"
+    ) as caught:
+        settings.suited_to(_config("precision=fp16"), "cpu")
+    assert caught.value.hint == "--precision bf16, or --precision fp32"
+    default = recipes.get("default").config.override(["precision=fp16"])
+    with pytest.raises(ConfigError, match="precision is 'fp16'"):
+        settings.suited_to(default, "cpu")
+    for precision, device in (("fp16", "cuda"), ("bf16", "cpu"), ("fp32", "cpu")):
+        config = _config(f"precision={precision}")
+        assert settings.suited_to(config, device) == (config, ())
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in recipes.names() if recipes.get(name).config.precision == "fp16"]
+)
+def test_a_recipe_in_fp16_is_in_fp32_on_a_processor(name: str) -> None:
+    config = recipes.get(name).config
+    suited, (said,) = settings.suited_to(config, "cpu")
+    assert suited == config.override(["precision=fp32"])
+    assert "the recipe says fp16" in said and "this run is in fp32" in said
+    assert settings.suited_to(config, "cuda") == (config, ())

@@ -117,7 +117,7 @@ def run(
         What came out; in processes other than the first, the files are the first one's.
 
     Raises:
-        ConfigError: The config does not fit the data; or a run is in the folder and `resume`
+        ConfigError: The config does not fit the data or the device; or a run is in the folder and `resume`
             is False.
         ModelNotFoundError: No such architecture, weights or teacher.
         DatasetError: A picture cannot be read.
@@ -136,6 +136,7 @@ def run(
         )
     notes = _Notes(folder, processes)
     settings.check(config, data, world_size=processes.world_size)
+    config = _suited(config, notes, begun=begun)
     _set_backends(config)
     this = make_run(data, config, processes)
     data, left_out = _readable(data, config, notes, begun=begun)
@@ -282,6 +283,24 @@ class _Notes:
         if self.processes.is_first:
             for sentence in sentences:
                 print(f"note: {sentence}", file=sys.stderr)
+
+
+def _suited(config: TrainConfig, notes: _Notes, *, begun: bool) -> TrainConfig:
+    """Return the config as this device computes it, if the run began so.
+
+    Raises:
+        ConfigError: It asks for what the device does not compute, or began with that elsewhere.
+    """
+    suited, said = settings.suited_to(config, notes.processes.device.type)
+    saved = records.read_json(notes.folder / records.CONFIG) if begun else None
+    if saved is not None and said and saved.get("precision") == config.precision:
+        raise ConfigError(
+            f"{notes.folder}: the run began in {config.precision}, on a GPU; here it would be in"
+            f" {suited.precision}",
+            hint="go on where there is a GPU, or start anew in another folder",
+        )
+    notes.say(*said)
+    return suited
 
 
 def _set_backends(config: TrainConfig) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from resnext import arch
 from resnext.errors import ConfigError, counted
+from resnext.training import recipes
 from resnext.training.config import LossConfig, ModelConfig, TrainConfig, show, value_of
 from resnext.training.data import Data
 
@@ -110,6 +112,35 @@ def check_graphs(config: TrainConfig) -> None:
             " CUDA graphs",
             hint="--set compile=default, or a smaller batch",
         )
+
+
+def suited_to(config: TrainConfig, device: str) -> tuple[TrainConfig, tuple[str, ...]]:
+    """Return the config as a device computes it, and what is to be said of that.
+
+    A processor has no arithmetic in fp16. A recipe that says fp16 is computed in fp32 there.
+
+    Args:
+        config: What to do.
+        device: "cpu" or "cuda".
+
+    Raises:
+        ConfigError: The run itself asks for fp16, and the device is a processor.
+    """
+    if config.precision != "fp16" or device != "cpu":
+        return config, ()
+    slow = "which a processor computes many times slower than fp32"
+    if (
+        config.recipe not in recipes.names()
+        or recipes.get(config.recipe).config.precision != "fp16"
+    ):
+        raise ConfigError(
+            f"precision is 'fp16', {slow}; expected bf16 or fp32",
+            hint="--precision bf16, or --precision fp32",
+        )
+    said = (
+        f"the recipe says fp16, {slow}: this run is in fp32 (--precision bf16 is the other choice)"
+    )
+    return replace(config, precision="fp32"), (said,)
 
 
 def most_parts(config: TrainConfig, world_size: int) -> int:
