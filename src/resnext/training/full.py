@@ -117,8 +117,8 @@ def run(
         What came out; in processes other than the first, the files are the first one's.
 
     Raises:
-        ConfigError: The config does not fit the data or the device; or a run is in the folder and `resume`
-            is False.
+        ConfigError: The config does not fit the data or the device; or a run is in the folder
+            and `resume` is False.
         ModelNotFoundError: No such architecture, weights or teacher.
         DatasetError: A picture cannot be read.
         OutOfMemoryError: The network, or what is to be kept in memory, does not fit.
