@@ -125,7 +125,8 @@ def test_what_is_left_open_is_found_and_kept(
     assert records.read_json(tmp_path / "config.json") == outcome.config.to_json()
     assert [point["lr"] for point in records.read_json(tmp_path / "lr.json")] == [0.001, 0.01]
     said = capsys.readouterr().err
-    assert "suggests 0.012: optim.lr is now 0.006" in said
+    found = "suggests 0.012 for batches of 8: optim.lr, which is for batches of 4, is now 0.006\n"
+    assert found in said
     assert "in 2 parts" in said
 
     def not_again(_run: Any) -> Any:

@@ -363,7 +363,12 @@ def _sweep(this: Run, notes: _Notes) -> Run:
         notes.folder.mkdir(parents=True, exist_ok=True)
         tried = [{"lr": lr, "loss": loss} for lr, loss in zip(found.lrs, found.losses, strict=True)]
         records.write_json(notes.folder / SWEEP, tried)
-    notes.say(f"the sweep over learning rates suggests {scaled:.3g}: optim.lr is now {lr:g}")
+    size, reference = optim.batch_size, optim.reference_batch_size
+    meant = "" if size == reference else f" for batches of {size:,}"
+    which = "" if size == reference else f", which is for batches of {reference:,},"
+    notes.say(
+        f"the sweep over learning rates suggests {scaled:.3g}{meant}: optim.lr{which} is now {lr:g}"
+    )
     return _with_optim(this, lr=lr)
 
 
