@@ -368,6 +368,30 @@ def test_memory_that_does_not_suffice_has_a_name(
         full.run(opened(), runs.config(), tmp_path, find_lr=True)
 
 
+def test_a_sweep_ends_in_all_processes_or_in_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = full.search.Sweep(lrs=(0.1,), losses=(1.0,), suggested=0.1)
+    monkeypatch.setattr(full.search, "find_lr", lambda _run: sweep)
+    gathered: list[Any] = []
+
+    def gather(_processes: Any, value: Any) -> list[Any]:
+        gathered.append(value)
+        return [value, math.nan if value == 0.1 else value]
+
+    monkeypatch.setattr(runs.dist.Processes, "gather", gather)
+    with pytest.raises(ConfigError, match="in another process no learning rate lowers the loss"):
+        full.run(opened(), runs.config(), tmp_path, find_lr=True)
+
+    def refuse(_run: Any) -> Any:
+        raise ConfigError("none of 3 learning rates lowers the loss")
+
+    monkeypatch.setattr(full.search, "find_lr", refuse)
+    with pytest.raises(ConfigError, match="none of 3 learning rates"):
+        full.run(opened(), runs.config(), tmp_path, find_lr=True)
+    assert math.isnan(gathered[-1]), "the others hear of it"
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

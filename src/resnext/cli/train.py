@@ -11,10 +11,11 @@ import click
 
 from resnext.cli import text
 from resnext.cli.complete import complete, complete_model
-from resnext.cli.options import code_of_training, ignore_errors_option
+from resnext.cli.options import TrainingCommand, code_of_training, ignore_errors_option
 
 
 @click.command(
+    cls=TrainingCommand,
     short_help="Train a network by a recipe.",
     epilog="Example:  resnext train photos/ --recipe default -o runs/photos --epochs 30",
 )

@@ -352,11 +352,21 @@ def _find_parts(this: Run, notes: _Notes, before: TrainConfig | None) -> int:
 
 
 def _sweep(this: Run, notes: _Notes) -> Run:
-    with naming_short_memory(this.config):
-        found = search.find_lr(this)
+    refused: ConfigError | None = None
+    found = search.Sweep(lrs=(), losses=(), suggested=math.nan)
+    try:
+        with naming_short_memory(this.config):
+            found = search.find_lr(this)
+    except ConfigError as error:
+        refused = error
+    suggested = this.processes.gather(found.suggested)
+    if any(map(math.isnan, suggested)):  # all end, so that none waits for one that has
+        raise refused or ConfigError(
+            "in another process no learning rate lowers the loss", hint="give --lr a number"
+        )
     optim = this.config.optim
     # Processes that round differently may find different ones: all take the mean.
-    logs = [math.log(lr) for lr in this.processes.gather(found.suggested)]
+    logs = [math.log(lr) for lr in suggested]
     scaled = math.exp(sum(logs) / len(logs))
     lr = float(f"{scaled / (optim.scaled_lr / optim.lr):.3g}")
     if this.processes.is_first:
