@@ -201,7 +201,7 @@ def _check_batch(config: TrainConfig, count: int, world_size: int) -> None:
 
 def _some_steps(count: int) -> int:
     """Return the largest power of two of which an epoch has a few steps, or what is least."""
-    return 2 ** max((count // _FEW_STEPS).bit_length() - 1, 1)
+    return 1 << max((count // _FEW_STEPS).bit_length() - 1, 1)
 
 
 def _giving_batch(config: TrainConfig, batch_size: int) -> str:
