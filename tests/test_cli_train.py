@@ -165,6 +165,50 @@ def test_torchrun_gets_no_code_that_it_takes_for_a_crash(
     assert error.startswith(said) and bool(error) == bool(said)
 
 
+MISTAKES = (["--no-such-option"], ["--set", "no=1"])
+
+
+@pytest.mark.parametrize("command", ["train", "finetune"])
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("rank", [None, "0", "1"])
+def test_one_process_of_a_machine_tells_of_a_mistake(
+    command: str,
+    mistake: list[str],
+    rank: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = {"RANK": rank and f"1{rank}", "WORLD_SIZE": rank and "20", "LOCAL_RANK": rank}
+    for name, value in names.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    waited: list[float] = []
+    monkeypatch.setattr(options.time, "sleep", waited.append)
+    words = [command, "x", "-o", "run", *(["--head-only"] if command == "finetune" else [])]
+    assert app.run([*words, *mistake]) == 2
+    assert capsys.readouterr().err, "where nothing ends it, it is its own mistake"
+    assert bool(waited) == (rank == "1")
+
+    def end(_seconds: float) -> None:
+        raise app._Terminated  # as on SIGTERM
+
+    monkeypatch.setattr(options.time, "sleep", end)
+    assert app.run([*words, *mistake]) == (143 if rank == "1" else 2)
+    assert bool(capsys.readouterr().err) == (rank != "1")
+
+
+@pytest.mark.torch
+@pytest.mark.slow
+def test_a_mistake_under_torchrun_is_said_once(pictures: Path, tmp_path: Path) -> None:
+    process = start(str(pictures), "-o", str(tmp_path / "run"), "--batch-size", "64", ranks=2)
+    _, error = process.communicate(timeout=100)
+    assert process.returncode == 1, "torchrun's own"
+    assert error.count("error: optim.batch_size is 64; expected at most 12") == 1
+    assert error.count("hint: try --batch-size 4 (3 steps an epoch)") == 1
+    assert "exitcode  : 2" in error
+
+
 @pytest.mark.torch
 @pytest.mark.slow
 def test_a_bad_picture_under_torchrun_is_said_without_a_wall(

@@ -370,11 +370,16 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(
 ) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / "red" / "0000.png").write_bytes(b"nonsense")
-    tuned = tune_head(network, open_data(copy), tmp_path / "a.safetensors")
+    data = open_data(copy)
+    tuned = tune_head(network, data, tmp_path / "a.safetensors")
     [problem] = tuned.problems
     assert problem.name == "red/0000.png"
     assert tuned.num_train + tuned.num_held_out == 44
-    assert tuned.document.provenance["dataset"]["left_out"] == 1
+    dataset = tuned.document.provenance["dataset"]
+    assert dataset["left_out"] == 1
+    assert dataset["split"]["train"]["pictures"] == tuned.num_train
+    assert dataset["split"]["val"]["pictures"] == tuned.num_held_out
+    assert dataset["split"]["seed"] == data.split["seed"]
     assert tuned.to_json()["left_out"][0]["source"] == "red/0000.png"
     assert dict(tuned.summary())["left out"] == "1 that cannot be read"
 

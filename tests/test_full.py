@@ -125,7 +125,8 @@ def test_what_is_left_open_is_found_and_kept(
     assert records.read_json(tmp_path / "config.json") == outcome.config.to_json()
     assert [point["lr"] for point in records.read_json(tmp_path / "lr.json")] == [0.001, 0.01]
     said = capsys.readouterr().err
-    assert "suggests 0.012: optim.lr is now 0.006" in said
+    found = "suggests 0.012 for batches of 8: optim.lr, which is for batches of 4, is now 0.006\n"
+    assert found in said
     assert "in 2 parts" in said
 
     def not_again(_run: Any) -> Any:
@@ -165,7 +166,7 @@ def test_a_teacher_is_learned_from(tmp_path: Path) -> None:
         (
             ["optim.batch_size=64"],
             {},
-            r"(?s)expected at most 26, the number of training pictures.*optim.batch_size=2$",
+            r"(?s)expected at most 26, the number of training pictures.*--batch-size 4 \(6 steps",
         ),
         (["optim.batch_size=1"], {}, "optim.batch_size is 1; expected at least 2"),
         (["loss.teacher=starter"], {}, "expected both or none"),
@@ -313,6 +314,49 @@ def test_other_hardware_finds_its_own_parts(
     assert records.read_json(tmp_path / "devices.json")["share"] == 8
 
 
+def test_a_recipe_in_fp16_is_computed_in_fp32_here(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("recipe=rsb-a3", "precision=fp16", "schedule.epochs=1")
+    outcome = full.run(opened(), runs.config(*settings), tmp_path)
+    assert "note: the recipe says fp16" in capsys.readouterr().err
+    assert outcome.config.precision == "fp32"
+    assert records.read_json(tmp_path / "config.json")["precision"] == "fp32"
+    assert modelfile.read(outcome.model)[0].metrics["precision"] == "fp32"
+    again = full.run(opened(), runs.config(*settings, "schedule.epochs=2"), tmp_path)
+    assert again.config.precision == "fp32"
+    capsys.readouterr()
+    saved = {**records.read_json(tmp_path / "config.json"), "precision": "fp16"}
+    records.write_json(tmp_path / "config.json", saved)  # as on a GPU
+    with pytest.raises(ConfigError, match="the run began in fp16, on a GPU"):
+        full.run(opened(), runs.config(*settings), tmp_path)
+
+
+def test_fp16_that_is_asked_for_is_refused_here(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="precision is 'fp16', .* expected bf16 or fp32"):
+        full.run(opened(), runs.config("precision=fp16"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def _state(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def test_a_command_that_is_refused_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(full.search, "find_parts", lambda _run: 1)
+    settings = ("optim.grad_accum_steps=0", "schedule.epochs=1")
+    full.run(opened(), runs.config(*settings), tmp_path)
+    before = _state(tmp_path)
+    capsys.readouterr()
+    with pytest.raises(ConfigError, match="the run began with optim.batch_size=4; now it is 8"):
+        full.run(opened(), runs.config(*settings, "optim.batch_size=8"), tmp_path)
+    assert _state(tmp_path) == before
+    assert "batch norm" not in capsys.readouterr().err
+
+
 def test_memory_that_does_not_suffice_has_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,6 +366,30 @@ def test_memory_that_does_not_suffice_has_a_name(
     monkeypatch.setattr(full.search, "find_lr", sweep)
     with pytest.raises(OutOfMemoryError, match="memory does not suffice: CUDA out of memory"):
         full.run(opened(), runs.config(), tmp_path, find_lr=True)
+
+
+def test_a_sweep_ends_in_all_processes_or_in_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = full.search.Sweep(lrs=(0.1,), losses=(1.0,), suggested=0.1)
+    monkeypatch.setattr(full.search, "find_lr", lambda _run: sweep)
+    gathered: list[Any] = []
+
+    def gather(_processes: Any, value: Any) -> list[Any]:
+        gathered.append(value)
+        return [value, math.nan if value == 0.1 else value]
+
+    monkeypatch.setattr(runs.dist.Processes, "gather", gather)
+    with pytest.raises(ConfigError, match="in another process no learning rate lowers the loss"):
+        full.run(opened(), runs.config(), tmp_path, find_lr=True)
+
+    def refuse(_run: Any) -> Any:
+        raise ConfigError("none of 3 learning rates lowers the loss")
+
+    monkeypatch.setattr(full.search, "find_lr", refuse)
+    with pytest.raises(ConfigError, match="none of 3 learning rates"):
+        full.run(opened(), runs.config(), tmp_path, find_lr=True)
+    assert math.isnan(gathered[-1]), "the others hear of it"
 
 
 class Terminal(io.StringIO):

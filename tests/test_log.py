@@ -149,6 +149,94 @@ def test_a_narrow_terminal_is_not_overrun(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(said.getvalue().removeprefix("\r\x1b[K")) == 19
 
 
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(log.time, "monotonic", clock)
+    return clock
+
+
+def epoch(number: int, **changes: Any) -> dict[str, Any]:
+    """Return the record of an epoch of 6 steps of a second, and 2 seconds of evaluation."""
+    record = {"epoch": number, "step": 6 * number, "loss": 1.0, "lr": 0.1, "best": False}
+    return record | {"images_per_s": 4.0, "seconds": 8.0} | changes
+
+
+def test_the_time_left_at_first_is_without_the_start(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "_ESTIMATE_AFTER", 4)
+    said = io.StringIO()
+    talk = log.Talk(said)
+    talk.begin(0, runs.make())
+    clock.now += 100.0  # in which processes start
+    for step in range(1, 5):
+        clock.now += 1.0
+        talk.step(step, 1.0, 0.1)
+    # 8 steps, and two evaluations of 10 pictures at three times the speed.
+    assert said.getvalue() == "4 images/s at first: about 0:10 left\n"
+
+
+def test_nothing_is_said_to_be_at_first_after_an_epoch(clock: Clock) -> None:
+    said = io.StringIO()
+    talk = log.Talk(said)
+    talk.begin(0, runs.make("schedule.epochs=9"))
+    for step in range(1, 31):
+        clock.now += 1.0
+        talk.step(step, 1.0, 0.1)
+        if step % 6 == 0:
+            talk.epoch_done(epoch(step // 6))
+    assert "at first" not in said.getvalue()
+    assert said.getvalue().count(" left\n") == 5
+
+
+def test_the_time_left_is_by_the_speed_that_stands_beside_it(clock: Clock) -> None:
+    said = io.StringIO()
+    talk = log.Talk(said)
+    talk.begin(4, runs.make("schedule.epochs=3"))  # goes on in the first epoch
+    for step, seconds in ((5, 90.0), (6, 1.0)):
+        clock.now += seconds
+        talk.step(step, 1.0, 0.1)
+    talk.epoch_done(epoch(1, seconds=4.0))
+    clock.now += 100.0  # such as a machine that slept
+    talk.epoch_done(epoch(2, images_per_s=2.0, seconds=15.0))
+    talk.epoch_done(epoch(3))
+    first, second, last = said.getvalue().splitlines()
+    assert first.endswith("4 images/s  0:16 left"), "12 steps of a second, 2 evaluations of two"
+    assert second.endswith("2 images/s  0:15 left"), "6 steps of two seconds, one of three"
+    assert last.endswith("4 images/s")
+
+
+def test_an_epoch_that_lacked_its_evaluation_only_says_no_time(clock: Clock) -> None:
+    said = io.StringIO()
+    talk = log.Talk(said)
+    talk.begin(6, runs.make())  # stopped after the last step of the first epoch
+    talk.epoch_done(epoch(1, images_per_s=0.0, seconds=2.0))
+    assert said.getvalue().endswith("0 images/s\n")
+
+
+def test_the_line_of_a_terminal_follows_the_epoch_it_is_in(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    said = Terminal()
+    talk = log.Talk(said)
+    talk.begin(0, runs.make())
+    talk.epoch_done(epoch(1))
+    for step in range(7, 10):
+        clock.now += 3.0
+        talk.step(step, 1.0, 0.1)
+    # Half of the epoch took three seconds a step, the last one a second.
+    assert said.getvalue().endswith("1 images/s  0:08 left")
+
+
 def test_only_the_first_process_writes_and_speaks(tmp_path: Path) -> None:
     said = io.StringIO()
     second = runs.dist.Processes(rank=1)

@@ -180,7 +180,9 @@ def test_what_does_not_fit_leaves_no_folder(tiny: str, pictures: Path, tmp_path:
     path = tmp_path / "mine.safetensors"
     with pytest.raises(ConfigError, match="optim.batch_size is 64; expected at most 12") as caught:
         refine.tune_all(str(pictures), path, model=tiny, settings=("optim.batch_size=64",))
-    assert caught.value.hint == "try --set optim.batch_size=2"
+    assert caught.value.hint == "try --set optim.batch_size=2 (6 steps an epoch)"
+    with pytest.raises(ConfigError, match="precision is 'fp16', .* expected bf16 or fp32"):
+        refine.tune_all(str(pictures), path, model=tiny, precision="fp16")
     assert not list(tmp_path.glob("mine*"))
 
 

@@ -93,6 +93,18 @@ def test_the_page_says_what_was_done(tmp_path: Path) -> None:
         assert text in page.text, text
 
 
+def test_the_page_says_which_figures_are_at_another_test_size(tmp_path: Path) -> None:
+    folder = make(tmp_path / "run")
+    add_model(folder)  # of 32 pixels
+    page = Page(report.write(folder).read_text(encoding="utf-8"))
+    assert "best validation top-1 at 32 px" in page.text
+    assert "The curves are at 224 px; the figures above are at 32 px" in page.text
+    make(folder, "data.test_size=32")
+    page = Page(report.write(folder).read_text(encoding="utf-8"))
+    assert "best validation top-1\n" in page.text
+    assert "The curves are at" not in page.text
+
+
 def test_the_page_loads_nothing(tmp_path: Path) -> None:
     folder = make(tmp_path / "run")
     add_model(folder)

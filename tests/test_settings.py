@@ -56,7 +56,7 @@ def test_a_batch_norm_gets_two_pictures(
     assert error.message.startswith(f"optim.batch_size is {batch_size}; expected at least {least}:")
     assert (" process" in error.message) == (least > 2)
     # What it hints at will do.
-    assert error.hint == f"--set optim.batch_size={least}"
+    assert error.hint == f"--batch-size {least}"
     config = _config(*changes, batch_size=least)
     settings.check(config, _data(), world_size=world_size)
 
@@ -67,18 +67,27 @@ def test_a_batch_norm_gets_two_pictures(
 def test_a_batch_divides_among_processes(batch_size: int, world_size: int, hint: int) -> None:
     error = _refused(batch_size=batch_size, world_size=world_size, count=200)
     assert f"optim.batch_size is {batch_size}; expected a multiple of {world_size}" in error.message
-    assert error.hint == f"--set optim.batch_size={hint}"
+    assert error.hint == f"--batch-size {hint}"
     settings.check(_config(batch_size=hint), _data(200), world_size=world_size)
 
 
 @pytest.mark.parametrize(
-    ("count", "world_size", "hint"), [(26, 1, 2), (200, 1, 16), (200, 4, 16), (63, 4, 8)]
-)
-def test_a_batch_of_more_than_there_is_is_refused(count: int, world_size: int, hint: int) -> None:
+    ("count", "world_size", "batch_size", "steps"),
+    [(26, 1, 4, "6 steps"), (39, 1, 8, "4 steps"), (200, 1, 32, "6 steps"), (7, 1, 2, "3 steps"),
+     (200, 4, 32, "6 steps"), (63, 4, 8, "7 steps"), (39, 2, 8, "4 steps"), (16, 8, 16, "1 step")],
+)  # fmt: skip
+def test_a_batch_of_more_than_there_is_is_refused(
+    count: int, world_size: int, batch_size: int, steps: str
+) -> None:
     error = _refused(batch_size=256, world_size=world_size, count=count)
     assert f"expected at most {count}, the number of training pictures" in error.message
-    assert error.hint == f"try --set optim.batch_size={hint}"
-    settings.check(_config(batch_size=hint), _data(count), world_size=world_size)
+    assert error.hint == f"try --batch-size {batch_size} ({steps} an epoch)"
+    settings.check(_config(batch_size=batch_size), _data(count), world_size=world_size)
+
+
+def test_a_batch_is_given_as_the_command_takes_it() -> None:
+    error = _refused("recipe=finetune", batch_size=256, count=39)
+    assert error.hint == "try --set optim.batch_size=8 (4 steps an epoch)"
 
 
 def test_too_few_pictures_for_all_processes_are_said() -> None:
@@ -169,7 +178,7 @@ def test_the_keys_of_settings_that_may_do_nothing_exist() -> None:
 
 def test_a_rate_that_only_rises_is_told() -> None:
     (said,) = settings.advice(_config("schedule.epochs=10", "schedule.warmup_epochs=10"), _data())
-    assert "only rises: 10 epochs, and warm-up takes 10; try schedule.warmup_epochs=2" in said
+    assert "only rises: 10 epochs, and warm-up takes 10; try --set schedule.warmup_epochs=2" in said
 
 
 @pytest.mark.parametrize(
@@ -189,8 +198,9 @@ def test_a_mean_that_hardly_moves_is_told(changes: list[str], back: int) -> None
         assert said == []
         return
     assert f"reaches back {back:,} epochs, and the run has" in said[0]
-    better = said[0].rpartition("try ")[2]
-    assert settings.advice(config.override(better.split()), _data(10_000)) == []
+    words = said[0].rpartition("try ")[2].split()
+    assert set(words[::2]) == {"--set"}, "as it can be given"
+    assert settings.advice(config.override(words[1::2]), _data(10_000)) == []
 
 
 def test_torchvision_s_mean_is_right_for_its_own_data() -> None:
@@ -213,3 +223,28 @@ def test_graphs_are_for_whole_batches() -> None:
         ("compile=default", "optim.grad_accum_steps=2"),
     ):
         settings.check(_config(*changes), _data())
+
+
+def test_what_a_processor_does_not_compute_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="precision is 'fp16', .* expected bf16 or fp32"
+    ) as caught:
+        settings.suited_to(_config("precision=fp16"), "cpu")
+    assert caught.value.hint == "--precision bf16, or --precision fp32"
+    default = recipes.get("default").config.override(["precision=fp16"])
+    with pytest.raises(ConfigError, match="precision is 'fp16'"):
+        settings.suited_to(default, "cpu")
+    for precision, device in (("fp16", "cuda"), ("bf16", "cpu"), ("fp32", "cpu")):
+        config = _config(f"precision={precision}")
+        assert settings.suited_to(config, device) == (config, ())
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in recipes.names() if recipes.get(name).config.precision == "fp16"]
+)
+def test_a_recipe_in_fp16_is_in_fp32_on_a_processor(name: str) -> None:
+    config = recipes.get(name).config
+    suited, (said,) = settings.suited_to(config, "cpu")
+    assert suited == config.override(["precision=fp32"])
+    assert "the recipe says fp16" in said and "this run is in fp32" in said
+    assert settings.suited_to(config, "cuda") == (config, ())

@@ -13,11 +13,16 @@ import click
 
 from resnext.cli import progress, text
 from resnext.cli.complete import complete_model
-from resnext.cli.options import code_of_training, engine_options, ignore_errors_option
+from resnext.cli.options import (
+    TrainingCommand,
+    code_of_training,
+    engine_options,
+    ignore_errors_option,
+)
 from resnext.results.formats import printable
 
 
-@click.command(short_help="Make a model for your own classes.",
+@click.command(cls=TrainingCommand, short_help="Make a model for your own classes.",
                epilog="Example:  resnext finetune photos/ -o pets.safetensors")  # fmt: skip
 @click.argument("data", required=False, type=click.Path())
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path),

@@ -1,21 +1,57 @@
-"""Options that several commands share: what computes, what is ignored."""
+"""What several commands share: options, and how they are under torchrun."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from resnext.cli.complete import complete
-from resnext.errors import counted
+from resnext.errors import ConfigError, counted
 
 INPUT_FAILED = 3
+_PATIENCE = 10.0  # seconds in which torchrun ends the other processes, once the first has ended
 
 ignore_errors_option = click.option(
     "--ignore-errors", is_flag=True, help="Exit 0 even if pictures failed."
 )
+
+
+class TrainingCommand(click.Command):
+    """A command of which torchrun starts many: one process on each machine tells of a mistake.
+
+    The others wait until torchrun ends them for it. Had they ended first, it would have ended
+    the one that speaks. Where nothing ends them, the mistake is their own, and they say it.
+    """
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the arguments."""
+        with _one_speaks():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Do it."""
+        with _one_speaks():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _one_speaks() -> Iterator[None]:
+    try:
+        yield
+    except (click.UsageError, ConfigError):
+        if _is_of_torchrun() and os.environ.get("LOCAL_RANK", os.environ["RANK"]) != "0":
+            time.sleep(_PATIENCE)
+        raise
+
+
+def _is_of_torchrun() -> bool:
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def code_of_training(left_out: int, *, ignore_errors: bool) -> int:
@@ -26,7 +62,7 @@ def code_of_training(left_out: int, *, ignore_errors: bool) -> int:
     """
     if not left_out or ignore_errors:
         return 0
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    if not _is_of_torchrun():
         return INPUT_FAILED
     if os.environ["RANK"] == "0":
         print(

@@ -11,10 +11,11 @@ import click
 
 from resnext.cli import text
 from resnext.cli.complete import complete, complete_model
-from resnext.cli.options import code_of_training, ignore_errors_option
+from resnext.cli.options import TrainingCommand, code_of_training, ignore_errors_option
 
 
 @click.command(
+    cls=TrainingCommand,
     short_help="Train a network by a recipe.",
     epilog="Example:  resnext train photos/ --recipe default -o runs/photos --epochs 30",
 )
@@ -37,7 +38,8 @@ from resnext.cli.options import code_of_training, ignore_errors_option
               " where there is one.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=0), help="Processes that decode pictures.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of everything drawn at random.")
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the network.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]),
+              help="Of the network; fp16 on GPUs.")  # fmt: skip
 @click.option("--deterministic", is_flag=True, help="Only algorithms that repeat bit by bit.")
 @ignore_errors_option
 @click.option("--json", "as_json", is_flag=True, help="The summary as one line of JSON.")

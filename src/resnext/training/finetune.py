@@ -201,8 +201,10 @@ def tune_head(
     _check_counts(table, task.labels, extraction.problems)
     dtype = _matrix_dtype(tensors)
     head, scores = _fit(table, len(task.labels), dtype, options)
+    left = {} if data is None else {"split": dict(data.without(extraction.problems).split)}
     dataset = {
         **task.record,
+        **left,
         "set": store.save_set(table),
         "left_out": len(extraction.problems),
     }

@@ -117,8 +117,8 @@ def run(
         What came out; in processes other than the first, the files are the first one's.
 
     Raises:
-        ConfigError: The config does not fit the data; or a run is in the folder and `resume`
-            is False.
+        ConfigError: The config does not fit the data or the device; or a run is in the folder
+            and `resume` is False.
         ModelNotFoundError: No such architecture, weights or teacher.
         DatasetError: A picture cannot be read.
         OutOfMemoryError: The network, or what is to be kept in memory, does not fit.
@@ -136,6 +136,7 @@ def run(
         )
     notes = _Notes(folder, processes)
     settings.check(config, data, world_size=processes.world_size)
+    config = _suited(config, notes, begun=begun)
     _set_backends(config)
     this = make_run(data, config, processes)
     data, left_out = _readable(data, config, notes, begun=begun)
@@ -162,6 +163,8 @@ def run(
         processes=processes,
         split=data.split,
         provenance={"deviations": list(deviations)},
+        files=notes.files,
+        notes=notes.late,
     )
     try:
         state = loop.fit(
@@ -255,11 +258,17 @@ def make_run(data: Data, config: TrainConfig, processes: Processes) -> Run:
 
 
 class _Notes:
-    """Says what one should know on stderr, once, not once a process."""
+    """Says what one should know on stderr, once, not once a process.
+
+    `files` and `late` are written and said when the run starts: one that is in the folder may
+    still refuse to go on.
+    """
 
     def __init__(self, folder: Path, processes: Processes) -> None:
         self.folder = folder
         self.processes = processes
+        self.files: dict[str, Any] = {}
+        self.late: list[str] = []
         self._shown = 0.0
 
     def show(self, text: str) -> None:
@@ -274,6 +283,24 @@ class _Notes:
         if self.processes.is_first:
             for sentence in sentences:
                 print(f"note: {sentence}", file=sys.stderr)
+
+
+def _suited(config: TrainConfig, notes: _Notes, *, begun: bool) -> TrainConfig:
+    """Return the config as this device computes it, if the run began so.
+
+    Raises:
+        ConfigError: It asks for what the device does not compute, or began with that elsewhere.
+    """
+    suited, said = settings.suited_to(config, notes.processes.device.type)
+    saved = records.read_json(notes.folder / records.CONFIG) if begun else None
+    if saved is not None and said and saved.get("precision") == config.precision:
+        raise ConfigError(
+            f"{notes.folder}: the run began in {config.precision}, on a GPU; here it would be in"
+            f" {suited.precision}",
+            hint="go on where there is a GPU, or start anew in another folder",
+        )
+    notes.say(*said)
+    return suited
 
 
 def _set_backends(config: TrainConfig) -> None:
@@ -315,27 +342,43 @@ def _find_parts(this: Run, notes: _Notes, before: TrainConfig | None) -> int:
         now = math.ceil(share / parts)
         was = math.ceil(there["share"] / before.optim.grad_accum_steps)
         if now != was:
-            notes.say(f"a batch norm sees {counted(now, 'picture')} at once from here on; when the"
-                      f" run began, on {', '.join(there['devices'])}, it saw {was}")  # fmt: skip
-    if processes.is_first:
-        notes.folder.mkdir(parents=True, exist_ok=True)
-        records.write_json(notes.folder / DEVICES, here)
+            began = ", ".join(there["devices"])
+            notes.late.append(
+                f"a batch norm sees {counted(now, 'picture')} at once from here on; when the run"
+                f" began, on {began}, it saw {was}"
+            )
+    notes.files[DEVICES] = here
     return parts
 
 
 def _sweep(this: Run, notes: _Notes) -> Run:
-    with naming_short_memory(this.config):
-        found = search.find_lr(this)
+    refused: ConfigError | None = None
+    found = search.Sweep(lrs=(), losses=(), suggested=math.nan)
+    try:
+        with naming_short_memory(this.config):
+            found = search.find_lr(this)
+    except ConfigError as error:
+        refused = error
+    suggested = this.processes.gather(found.suggested)
+    if any(map(math.isnan, suggested)):  # all end, so that none waits for one that has
+        raise refused or ConfigError(
+            "in another process no learning rate lowers the loss", hint="give --lr a number"
+        )
     optim = this.config.optim
     # Processes that round differently may find different ones: all take the mean.
-    logs = [math.log(lr) for lr in this.processes.gather(found.suggested)]
+    logs = [math.log(lr) for lr in suggested]
     scaled = math.exp(sum(logs) / len(logs))
     lr = float(f"{scaled / (optim.scaled_lr / optim.lr):.3g}")
     if this.processes.is_first:
         notes.folder.mkdir(parents=True, exist_ok=True)
         tried = [{"lr": lr, "loss": loss} for lr, loss in zip(found.lrs, found.losses, strict=True)]
         records.write_json(notes.folder / SWEEP, tried)
-    notes.say(f"the sweep over learning rates suggests {scaled:.3g}: optim.lr is now {lr:g}")
+    size, reference = optim.batch_size, optim.reference_batch_size
+    meant = "" if size == reference else f" for batches of {size:,}"
+    which = "" if size == reference else f", which is for batches of {reference:,},"
+    notes.say(
+        f"the sweep over learning rates suggests {scaled:.3g}{meant}: optim.lr{which} is now {lr:g}"
+    )
     return _with_optim(this, lr=lr)
 
 

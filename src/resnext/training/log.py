@@ -13,7 +13,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -34,6 +34,7 @@ BEST, LAST = "best.safetensors", "last.safetensors"
 CURVES, BATCH = "curves.png", "batch.png"
 
 _ESTIMATE_AFTER = 20  # steps, where there is no terminal
+_FORWARD = 1 / 3  # of the time of a training picture, before an evaluation was timed
 _BETWEEN_LINES = 0.2  # seconds between changes of the line on a terminal
 _BETWEEN_CURVES = 30.0  # seconds; drawing takes half of one
 
@@ -45,6 +46,8 @@ class RunLog(Listener):
         folder: Of the run; made if missing.
         split: How the pictures were divided, to be recorded.
         provenance: What to record in model files beside config, data and software.
+        files: Other JSON values to write when the run starts, by the name of their file.
+        notes: What to say then.
         processes: Which process this is; None for the only one.
         stream: Where to talk; None for stderr.
     """
@@ -56,15 +59,19 @@ class RunLog(Listener):
         processes: Processes | None = None,
         split: Mapping[str, Any] | None = None,
         provenance: Mapping[str, Any] | None = None,
+        files: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
         stream: TextIO | None = None,
     ) -> None:
         self.folder = folder
         self._split = dict(split or {})
         self._provenance = dict(provenance or {})
+        self._files, self._notes = dict(files or {}), tuple(notes)
         self._is_first = processes is None or processes.is_first
         self._talk = Talk(stream or sys.stderr)
         self._board: Any = None
         self._drawn = time.monotonic()
+        self._has_started = False
 
     def say(self, text: str) -> None:
         """Say a line."""
@@ -77,15 +84,20 @@ class RunLog(Listener):
 
     def started(self, state: TrainState, run: Run) -> None:
         """Write what is known before the first step."""
+        self._has_started = True
         if not self._is_first:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         data = records.describe_data(run.train, run.test, self._split)
         records.write_json(self.folder / records.CONFIG, run.config.to_json())
         records.write_json(self.folder / records.DATA, data)
+        for name, values in self._files.items():
+            records.write_json(self.folder / name, values)
         records.trim(self.folder / records.METRICS, state.epoch)
         self._provenance["dataset"] = {key: data[key] for key in data if key != "classes"}
         self._board = _open_board(self.folder, state.step)
+        for sentence in self._notes:
+            self.say(f"note: {sentence}")
         self.say(f"{run.config.model.architecture} on {run.processes.device.type}:"
                  f" {counted(len(run.train), 'picture')}, {counted(run.order.steps, 'step')} an"
                  f" epoch, {counted(run.config.schedule.epochs, 'epoch')}")  # fmt: skip
@@ -120,7 +132,7 @@ class RunLog(Listener):
 
     def close(self) -> None:
         """Draw the last curves and end what is open."""
-        if not self._is_first:
+        if not (self._is_first and self._has_started):
             return
         self._talk.clear()
         with contextlib.suppress(OutputError):  # another error may be on its way: it counts
@@ -162,33 +174,40 @@ class Talk:
         self._stream = stream
         self._terminal = stream.isatty()
         self._shown = 0.0
-        self._epochs = self._steps = self._batch_size = 0
-        self._first = self._step = 0
-        self._began = self._marked = time.monotonic()
-        self._mark = 0
+        self._epochs = self._steps = self._batch_size = self._num_test = 0
+        self._first = self._step = 0  # before this process, and done
+        self._mark, self._marked = 0, time.monotonic()  # a step from which on is timed, and when
+        self._known = 0  # step at the beginning of this epoch, or of this process
+        self._pace = 0.0  # seconds a step, in the last epoch; 0 before there is one
+        self._evaluation = 0.0  # seconds of its evaluation
 
     def begin(self, step: int, run: Run) -> None:
         """Start to count at a step."""
         self._epochs, self._steps = run.config.schedule.epochs, run.order.steps
         self._batch_size = run.order.batch_size
-        self._first = self._step = self._mark = step
-        self._began = self._marked = time.monotonic()
+        self._num_test = 0 if run.test is None else len(run.test)
+        self._first = self._step = self._mark = self._known = step
+        self._marked = time.monotonic()
 
     def step(self, step: int, loss: float, lr: float) -> None:
         """Show a step, on a terminal."""
         self._step = step
         now = time.monotonic()
-        if not self._terminal and step - self._first == _ESTIMATE_AFTER:
-            rate = _ESTIMATE_AFTER * self._batch_size / max(now - self._began, 1e-9)
-            self.say(f"{rate:,.0f} images/s at first: about {self._left()} left")
-        if not self._terminal or now - self._shown < _BETWEEN_LINES:
+        pace = (now - self._marked) / max(step - self._mark, 1)
+        rate = self._batch_size / max(pace, 1e-9)
+        if step == self._first + 1:  # before it, processes started and pictures were decoded
+            self._mark, self._marked = step, now
+        epoch, within = divmod(step - 1, self._steps)
+        if not self._terminal:
+            if step == self._first + _ESTIMATE_AFTER and not self._pace:
+                self.say(f"{rate:,.0f} images/s at first: about {self._left(epoch, pace)} left")
+            return
+        if now - self._shown < _BETWEEN_LINES:
             return
         self._shown = now
-        rate = (step - self._mark) * self._batch_size / max(now - self._marked, 1e-9)
-        epoch, within = divmod(step - 1, self._steps)
         text = (
             f"epoch {epoch + 1}/{self._epochs}  step {within + 1}/{self._steps}"
-            f"  loss {loss:.3f}  lr {lr:.3g}  {rate:,.0f} images/s  {self._left()} left"
+            f"  loss {loss:.3f}  lr {lr:.3g}  {rate:,.0f} images/s  {self._left(epoch, pace)} left"
         )
         width = shutil.get_terminal_size().columns - 1
         self._write("\r\x1b[K" + text[:width])
@@ -200,8 +219,13 @@ class Talk:
             star = " (best)" if record["best"] else ""
             parts.append(f"top-1 {record['top1']:.2f} %{star}")
         parts += [f"lr {record['lr']:.3g}", f"{record['images_per_s']:,.0f} images/s"]
-        if record["epoch"] < self._epochs:
-            parts.append(f"{self._left()} left")
+        done = record["step"] - self._known
+        if done > 0 and record["images_per_s"]:  # none are left where it was stopped after them
+            self._pace = self._batch_size / record["images_per_s"]
+            self._evaluation = max(record["seconds"] - done * self._pace, 0.0)
+        self._step = self._known = record["step"]
+        if record["epoch"] < self._epochs and self._pace:
+            parts.append(f"{self._left(record['epoch'], self._pace)} left")
         self.say("  ".join(parts))
         self._mark, self._marked = self._step, time.monotonic()  # evaluation is not training
 
@@ -215,11 +239,19 @@ class Talk:
         if self._terminal and self._shown:
             self._write("\r\x1b[K")
 
-    def _left(self) -> str:
-        """Return the time left, if it goes on as it went, evaluations included."""
-        done = max(self._step - self._first, 1)
-        remaining = self._epochs * self._steps - self._step
-        return duration((time.monotonic() - self._began) / done * remaining)
+    def _left(self, epochs: int, pace: float) -> str:
+        """Return the time left after so many epochs, evaluations included.
+
+        Args:
+            epochs: That are done.
+            pace: Seconds a step, now; counts as much as this epoch has steps, the last otherwise.
+        """
+        evaluation = self._evaluation or pace / self._batch_size * self._num_test * _FORWARD
+        if self._pace:
+            share = (self._step - self._known) / self._steps
+            pace = share * pace + (1 - share) * self._pace
+        steps = self._epochs * self._steps - self._step
+        return duration(steps * pace + (self._epochs - epochs) * evaluation)
 
     def _write(self, text: str) -> None:
         self._stream.write(text)

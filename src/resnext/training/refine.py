@@ -27,7 +27,7 @@ from resnext.training.dist import Processes, joined
 from resnext.training.full import Outcome, Stopped
 from resnext.training.resume import MAY_CHANGE
 from resnext.training.scan import Problem
-from resnext.training.settings import check
+from resnext.training.settings import check, suited_to
 
 __all__ = ["Refined", "Stopped", "make_config", "tune_all"]
 
@@ -222,6 +222,7 @@ def _run(
 ) -> Outcome:
     folder = path.with_suffix(FOLDER)
     check(config, data, world_size=processes.world_size)  # before a folder is made
+    suited_to(config, processes.device.type)
     if processes.is_first:
         asked = {
             "config": config.to_json(),

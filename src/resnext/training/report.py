@@ -51,6 +51,7 @@ def write(folder: Path) -> Path:
         _tiles(config, lines, document),
         _deviations(provenance.get("deviations", [])),
         _figure(folder / "curves.png", "Curves", "Loss, accuracy and learning rate by epoch"),
+        _size_of_curves(config, document),
         _figure(
             folder / "batch.png",
             "What the network sees",
@@ -95,8 +96,10 @@ def _tiles(
     config: TrainConfig, lines: Sequence[Any], document: modelfile.ModelDocument | None
 ) -> str:
     metrics = {} if document is None else document.metrics
+    size = _other_size(config, document)
+    at = f" at {size} px" if size else ""
     tiles = [
-        Tile(f"{metrics[key]:.2f} %", label)
+        Tile(f"{metrics[key]:.2f} %", label + at)
         for key, label in (("top1", "best validation top-1"), ("top5", "its top-5"))
         if key in metrics
     ]
@@ -109,6 +112,21 @@ def _tiles(
         tiles.append(Tile(f"{lines[-1]['images_per_s']:,.0f}", "images/s"))
         tiles.append(Tile(duration(sum(line["seconds"] for line in lines)), "training time"))
     return pages.tiles(tiles)
+
+
+def _other_size(config: TrainConfig, document: modelfile.ModelDocument | None) -> int:
+    """Return the best of the test sizes that were tried; 0 if that is the run's own."""
+    if document is None or "test_sizes" not in document.metrics:
+        return 0
+    size = document.preprocess.input_size
+    return 0 if size == config.data.test_size else size
+
+
+def _size_of_curves(config: TrainConfig, document: modelfile.ModelDocument | None) -> str:
+    size = _other_size(config, document)
+    own = config.data.test_size
+    said = f"The curves are at {own} px; the figures above are at {size} px, the best test size."
+    return pages.paragraph(said) if size else ""
 
 
 def _deviations(sentences: Sequence[str]) -> str:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from resnext import arch
 from resnext.errors import ConfigError, counted
+from resnext.training import recipes
 from resnext.training.config import LossConfig, ModelConfig, TrainConfig, show, value_of
 from resnext.training.data import Data
 
 _LEAST = 2  # pictures that a batch norm needs at once
 _LONG = 0.5  # of a run: a mean that reaches back further is mostly of what was bad
 _USUAL = 0.05  # share of a run that it should reach back
+_FEW_STEPS = 4  # of an epoch, that a batch which is proposed leaves
+_WITHOUT_OPTION = ("finetune",)  # recipes whose command has no `--batch-size`
 
 # Keys that do nothing unless another setting is so.
 _NEEDS: tuple[tuple[str, Callable[[TrainConfig], bool], str], ...] = (
@@ -110,6 +114,35 @@ def check_graphs(config: TrainConfig) -> None:
         )
 
 
+def suited_to(config: TrainConfig, device: str) -> tuple[TrainConfig, tuple[str, ...]]:
+    """Return the config as a device computes it, and what is to be said of that.
+
+    A processor has no arithmetic in fp16. A recipe that says fp16 is computed in fp32 there.
+
+    Args:
+        config: What to do.
+        device: "cpu" or "cuda".
+
+    Raises:
+        ConfigError: The run itself asks for fp16, and the device is a processor.
+    """
+    if config.precision != "fp16" or device != "cpu":
+        return config, ()
+    slow = "which a processor computes many times slower than fp32"
+    if (
+        config.recipe not in recipes.names()
+        or recipes.get(config.recipe).config.precision != "fp16"
+    ):
+        raise ConfigError(
+            f"precision is 'fp16', {slow}; expected bf16 or fp32",
+            hint="--precision bf16, or --precision fp32",
+        )
+    said = (
+        f"the recipe says fp16, {slow}: this run is in fp32 (--precision bf16 is the other choice)"
+    )
+    return replace(config, precision="fp32"), (said,)
+
+
 def most_parts(config: TrainConfig, world_size: int) -> int:
     """Return in how many parts a device's share of a batch can be computed.
 
@@ -142,7 +175,7 @@ def _check_batch(config: TrainConfig, count: int, world_size: int) -> None:
         raise ConfigError(
             f"optim.batch_size is {batch_size}; expected a multiple of {world_size}, the number of"
             " processes",
-            hint=f"--set optim.batch_size={near}",
+            hint=_giving_batch(config, near),
         )
     share = batch_size // world_size
     seen = share // min(parts, share)  # more parts than pictures are as many as pictures
@@ -153,18 +186,29 @@ def _check_batch(config: TrainConfig, count: int, world_size: int) -> None:
         raise ConfigError(
             f"optim.batch_size is {batch_size}; expected at least {least}: batch norm needs"
             f" {_LEAST} pictures at once{each if least > _LEAST else ''}",
-            hint=f"--set optim.batch_size={least}",
+            hint=_giving_batch(config, least),
         )
     if count < batch_size:
-        few = 2 ** max(int(math.log2(max(count / world_size, 1))) - 3, 1)  # 8 steps an epoch
-        fits = max(few, _LEAST * parts) * world_size
+        fits = max(_some_steps(count // world_size), _LEAST * parts) * world_size
         raise ConfigError(
             f"optim.batch_size is {batch_size}; expected at most {count}, the number of"
             " training pictures",
-            hint=f"try --set optim.batch_size={fits}"
+            hint=f"try {_giving_batch(config, fits)} ({counted(count // fits, 'step')} an epoch)"
             if fits <= count
             else "more pictures, or fewer processes and parts",
         )
+
+
+def _some_steps(count: int) -> int:
+    """Return the largest power of two of which an epoch has a few steps, or what is least."""
+    return 1 << max((count // _FEW_STEPS).bit_length() - 1, 1)
+
+
+def _giving_batch(config: TrainConfig, batch_size: int) -> str:
+    """Return the words of a command that set the batch."""
+    if config.recipe in _WITHOUT_OPTION:
+        return f"--set optim.batch_size={batch_size}"
+    return f"--batch-size {batch_size}"
 
 
 def _check_loss(loss: LossConfig, *, multi_label: bool) -> None:
@@ -203,7 +247,7 @@ def _rising(config: TrainConfig) -> list[str]:
     if schedule.warmup_epochs < schedule.epochs:
         return []
     return [f"the learning rate only rises: {counted(schedule.epochs, 'epoch')}, and"
-            f" warm-up takes {schedule.warmup_epochs:g}; try schedule.warmup_epochs="
+            f" warm-up takes {schedule.warmup_epochs:g}; try --set schedule.warmup_epochs="
             f"{schedule.epochs // 5}"]  # fmt: skip
 
 
@@ -218,7 +262,9 @@ def _long_mean(config: TrainConfig, count: int) -> list[str]:
     if back <= _LONG * epochs:
         return []
     decay = max(1 - 1 / (_USUAL * epochs * updates), 0.0)
-    better = f"ema.decay={decay:.6g}" + (" ema.scaling=none" if config.ema.scaling == "run" else "")
+    better = f"--set ema.decay={decay:.6g}"
+    if config.ema.scaling == "run":
+        better += " --set ema.scaling=none"
     return [f"the running mean of the weights reaches back {counted(round(back), 'epoch')}, and the"
             f" run has {epochs:,} after its warm-up; try {better}"]  # fmt: skip
 
