@@ -153,11 +153,7 @@ def run(
             world_size=processes.world_size,
         )
     )
-    notes.say(*data.notes, *settings.advice(this.config, data))
-    if config.data.cache and len(data.train) > _MANY:
-        notes.say(f"decoding {counted(len(data.train), 'picture')} into memory first (data.cache)")
-    if recipes.is_published(this.config.recipe):
-        notes.say(*deviations)
+    _tell(this.config, data, notes, deviations)
     log = RunLog(
         folder,
         processes=processes,
@@ -301,6 +297,15 @@ def _suited(config: TrainConfig, notes: _Notes, *, begun: bool) -> TrainConfig:
         )
     notes.say(*said)
     return suited
+
+
+def _tell(config: TrainConfig, data: Data, notes: _Notes, deviations: tuple[str, ...]) -> None:
+    """Say what one should know before the first step."""
+    notes.say(*data.notes, *settings.advice(config, data))
+    if config.data.cache and len(data.train) > _MANY:
+        notes.say(f"decoding {counted(len(data.train), 'picture')} into memory first (data.cache)")
+    if recipes.is_published(config.recipe):
+        notes.say(*deviations)
 
 
 def _set_backends(config: TrainConfig) -> None:
