@@ -232,3 +232,5 @@ def test_the_command_prints_a_table_and_writes_files(
     assert len(json.loads(capsys.readouterr().out)["rows"]) == 1
     assert app.run(["benchmark", str(path), "--batches", "0"]) == 2
     assert "--batches is '0'" in capsys.readouterr().err
+    assert app.run(["benchmark", str(path), "--plot", "p.txt"]) == 2
+    assert "--plot is 'p.txt'; expected a name that ends in .png" in capsys.readouterr().err

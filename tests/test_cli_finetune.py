@@ -159,6 +159,7 @@ def test_options_that_are_not_given_are_those_the_file_was_made_with(
         (["one"], 3, "there is one class"),
         ([], 2, "nothing to learn"),
         (["photos", "--val-share", "1"], 2, "--val-share"),
+        (["photos", "--full"], 2, "--head-only and --full exclude each other"),
         (["photos", "--seed", "-1"], 2, "--seed"),
         (["photos", "--class-weights", "some"], 2, "--class-weights"),
         (["photos", "--lr", "auto"], 2, "--lr and --set change how all layers learn"),
@@ -258,7 +259,7 @@ def test_the_help_names_the_batch_of_the_recipe(capsys: Captured) -> None:
 
 def test_the_options_do_not_grow_unseen() -> None:
     assert [option.name for option in command.finetune.params] == [
-        "data", "output", "model", "head_only", "added", "val_share", "seed", "class_weights",
-        "lr", "settings", "engine", "precision", "threads", "offline", "ignore_errors", "force",
-        "as_json",
+        "data", "output", "model", "head_only", "full", "added", "val_share", "seed",
+        "class_weights", "lr", "settings", "engine", "precision", "threads", "offline",
+        "ignore_errors", "force", "as_json",
     ]  # fmt: skip

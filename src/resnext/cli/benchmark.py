@@ -70,6 +70,8 @@ def benchmark(
 
     if remember and options["threads"]:
         raise click.UsageError("--remember is for commands without --threads; give one of both.")
+    if plot and plot.suffix.lower() != ".png":
+        raise click.UsageError(f"--plot is {str(plot)!r}; expected a name that ends in .png.")
     names = [_words(given) for given in (engines, against, precisions)]
     timing.choose(*names)  # a name that is unknown is said before a download
     sizes = _numbers(batches)

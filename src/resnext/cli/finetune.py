@@ -29,8 +29,8 @@ from resnext.results.formats import printable
               help="Model file to write, *.safetensors.")  # fmt: skip
 @click.option("-m", "--model", default="starter", show_default=True, shell_complete=complete_model,
               help="Model to start from.")  # fmt: skip
-@click.option("--head-only/--full", default=None,
-              help="Fit the last layer, or all.  [default: head only without CUDA]")  # fmt: skip
+@click.option("--head-only", is_flag=True, help="Fit the last layer: the default without CUDA.")
+@click.option("--full", is_flag=True, help="Fit all layers: the default with CUDA.")
 @click.option("--add-class", "added", nargs=2, multiple=True, metavar="NAME FOLDER",
               help="Add a class; without DATA, to a file of `finetune --head-only`.")  # fmt: skip
 @click.option("--val-share", type=click.FloatRange(0, 1, max_open=True),
@@ -49,7 +49,8 @@ def finetune(
     *,
     data: str | None,
     output: Path,
-    head_only: bool | None,
+    head_only: bool,
+    full: bool,
     ignore_errors: bool,
     as_json: bool,
     **options: Any,
@@ -61,7 +62,9 @@ def finetune(
     left out, and the exit code is 3. Without DATA, --val-share, --seed and --class-weights are by
     default those that the file was made with.
     """
-    if head_only is None:  # a class is added to a head only, which has no settings
+    if head_only and full:
+        raise click.UsageError("--head-only and --full exclude each other; give one of them.")
+    if not (head_only or full):  # a class is added to a head only, which has no settings
         for_all = bool(options["settings"] or options["lr"])
         head_only = not for_all and (data is None or bool(options["added"]) or not _has_cuda())
     given = {key: value for key, value in options.items() if value is not None}

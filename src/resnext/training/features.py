@@ -306,10 +306,10 @@ def open_as_made(
         options: More for `Classifier`.
     """
     local = weights.locate(model, offline=options.get("offline"), progress=options.get("progress"))
-    made, given = made_with(local), {"engine": engine, "precision": precision}
-    if all(given[key] in ("auto", value) for key, value in made.items()):
-        given |= made
-    return Classifier(model, **given, **options)
+    made = made_with(local)
+    if made and engine in ("auto", made["engine"]) and precision in ("auto", made["precision"]):
+        engine, precision = made["engine"], made["precision"]
+    return Classifier(model, engine=engine, precision=precision, **options)
 
 
 def extract(
