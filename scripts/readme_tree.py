@@ -26,7 +26,8 @@ hub hub.downloads hub.cache hub.origins weights
 results results.formats results.pages results.outputs results.parquet results.sinks
 results.figures
 kernels kernels.tuning kernels.launch kernels.pointwise kernels.grouped kernels.fused
-engines engines.base engines.eightbits engines.rounding engines.folding engines.graph engines.compiled
+engines engines.base engines.eightbits engines.rounding engines.folding engines.graph
+engines.compiled
 engines.measured engines.openvino engines.ort
 modules network engines.eager engines.folded engines.backends engines.cuda
 engines.tuning engines.select

@@ -36,6 +36,7 @@ from resnext.cli.complete import complete, complete_model
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
+    callback=lambda _ctx, _param, plot: _check_png(plot),
     help="Draw it; write or replace this PNG.",
 )
 @click.option("--remember", is_flag=True, help="From now on, auto is what was fastest here.")
@@ -70,8 +71,6 @@ def benchmark(
 
     if remember and options["threads"]:
         raise click.UsageError("--remember is for commands without --threads; give one of both.")
-    if plot and plot.suffix.lower() != ".png":
-        raise click.UsageError(f"--plot is {str(plot)!r}; expected a name that ends in .png.")
     names = [_words(given) for given in (engines, against, precisions)]
     timing.choose(*names)  # a name that is unknown is said before a download
     sizes = _numbers(batches)
@@ -104,6 +103,12 @@ def benchmark(
         path = timing.remember(local, report)
         print(printable(f"note: kept in {path}"), file=sys.stderr)
     return 0
+
+
+def _check_png(plot: Path | None) -> Path | None:
+    if plot and plot.suffix.lower() != ".png":
+        raise click.UsageError(f"--plot is {str(plot)!r}; expected a name that ends in .png.")
+    return plot
 
 
 def _words(given: str) -> list[str]:
