@@ -217,7 +217,8 @@ def test_no_result_takes_the_place_of_a_model(
     command, option = words
     more = ["-f", "csv"] if command == "predict" else []
     assert app.run([command, tiny, *more, option, tiny]) == 2
-    assert "is both a file to read and the output" in capsys.readouterr().err
+    wrong = "that ends in .png" if option == "--plot" else "is both a file to read and the output"
+    assert wrong in capsys.readouterr().err
     assert Path(tiny).read_bytes() == before
 
 
