@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resnext import preprocess, testing, weights
+from resnext import modelfile, preprocess, testing, weights
 from resnext.cli import app
 from resnext.deploy import export as exporting
 from resnext.deploy import golden, recheck
 from resnext.engines import openvino
 from resnext.errors import ConfigError, OutputError
+from resnext.quantization import Quantization
 from resnext.weights import LocalModel
 
 Captured = pytest.CaptureFixture[str]
@@ -118,3 +120,16 @@ def test_with_onnxruntime_there_is_nothing_to_add(
     assert app.run(["export", str(path), "-o", str(tmp_path / "a.onnx")]) == 0
     captured = capsys.readouterr()
     assert "onnx, run by onnxruntime, logits off by" in captured.out and not captured.err
+
+
+def test_of_a_quantized_model_the_float_weights_are_exported_and_a_note_says_so(
+    path: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    document, tensors = modelfile.read(path)
+    eight = tmp_path / "eight.safetensors"
+    ranges = {"layer1.0.conv1.relu": (0.0, 5.5)}
+    modelfile.write(eight, replace(document, quantization=Quantization(ranges=ranges)), tensors)
+    assert app.run(["export", str(eight), "-o", str(tmp_path / "a.xml"), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["left_eight_bits"] is True
+    assert captured.err.startswith("note: the model was quantized; what is written has its weights")

@@ -61,8 +61,8 @@ def export(
     with progress.download_bar() as downloaded:
         local = weights.locate(model, offline=offline or None, progress=downloaded)
     done = exporting.export(local, output, format=format, input=input, top_k=top_k, force=force)
-    if done.caution:
-        print(f"note: {done.caution}", file=sys.stderr)
+    for caution in done.cautions:
+        print(f"note: {caution}", file=sys.stderr)
     if as_json:
         print(json.dumps(done.to_json()))
         return 0

@@ -55,6 +55,7 @@ class Exported:
         checked_with: What ran it.
         compared_with: The engine of this package whose answers it was compared with; "" where
             the tensors alone were read back.
+        left_eight_bits: Whether the model was quantized, which no format keeps.
     """
 
     paths: tuple[Path, ...]
@@ -64,6 +65,7 @@ class Exported:
     levels: int | None
     checked_with: str
     compared_with: str = ""
+    left_eight_bits: bool = False
 
     @property
     def num_bytes(self) -> int:
@@ -80,14 +82,20 @@ class Exported:
         return f"run by {self.checked_with}, {logits}{pixels}, compared with {self.compared_with}"
 
     @property
-    def caution(self) -> str:
-        """What the check does not show, as a sentence; "" where it shows what it should."""
-        if self.format != "onnx" or self.checked_with == "onnxruntime":
-            return ""
-        return (
-            f"onnxruntime is not installed, so {self.checked_with} ran the file: that ONNX Runtime"
-            f" opens it and answers the same is not checked; {install_hint('ort')}"
-        )
+    def cautions(self) -> tuple[str, ...]:
+        """What one might not expect of the file, or the check does not show, as sentences."""
+        found = []
+        if self.left_eight_bits:
+            found.append(
+                "the model was quantized; what is written has its weights in float32, and none of"
+                " its 8 bits"
+            )
+        if self.format == "onnx" and self.checked_with != "onnxruntime":
+            found.append(
+                f"onnxruntime is not installed, so {self.checked_with} ran the file: that ONNX"
+                f" Runtime opens it and answers the same is not checked; {install_hint('ort')}"
+            )
+        return tuple(found)
 
     def to_json(self) -> dict[str, Any]:
         """Return the facts as a JSON object."""
@@ -101,6 +109,7 @@ class Exported:
             "batches": list(recheck.BATCHES),
             "checked_with": self.checked_with,
             "compared_with": self.compared_with,
+            "left_eight_bits": self.left_eight_bits,
         }
 
 
@@ -183,6 +192,7 @@ def export(
         levels=found.levels,
         checked_with=found.engine,
         compared_with=found.reference,
+        left_eight_bits=local.document.quantization is not None,
     )
 
 
