@@ -54,7 +54,8 @@ took["the command itself, in all"] = time.time() - start
 begun = float(os.environ["STAGES_BEGUN"])
 for name, moment in marks:
     took[name], begun = moment - begun, moment
-print(json.dumps(took), file=sys.stderr)
+print(json.dumps(took), file=sys.stderr, flush=True)
+os._exit(code)  # as the command does
 """
 
 
