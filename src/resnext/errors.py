@@ -147,15 +147,13 @@ class OutputError(ResNeXtError, OSError):
 def closest(name: str, candidates: Iterable[str], *, count: int = 3) -> list[str]:
     """Return what a name that is not there likely means: at most `count`, best first.
 
-    That is what has all its words, the shortest first; or else what is spelled nearly so. What
+    That is what is spelled nearly so; or else what has all its words, the shortest first. What
     only looks alike, as `hog` does to `dog`, is neither.
     """
     wanted, names = name.casefold(), {one.casefold(): one for one in candidates}
-    words = _WORD.findall(wanted)
-    have = [one for one in names if words and set(words) <= set(_WORD.findall(one))]
     near = difflib.get_close_matches(wanted, names, n=count, cutoff=_ALIKE)
-    if have and not near:
-        near = sorted(have, key=len)
+    if not near and (words := set(_WORD.findall(wanted))):
+        near = sorted((one for one in names if words <= set(_WORD.findall(one))), key=len)
     return [names[one] for one in near[:count]]
 
 
