@@ -45,7 +45,7 @@ def test_what_is_kept_is_found_and_taken(tiny: LocalModel) -> None:
 
 
 def test_a_precision_has_its_own(tiny: LocalModel) -> None:
-    choices = {"auto": CHOICE, "fp32": replace(CHOICE, batch_size=5), "bf16": CHOICE}
+    choices = {"fp32": replace(CHOICE, batch_size=5), "bf16": CHOICE}
     path = tuning.remember(tiny, [CHOICE])
     [key] = json.loads(path.read_text())
     entry = {precision: asdict(choice) for precision, choice in choices.items()}
@@ -121,7 +121,7 @@ def test_what_is_damaged_counts_as_absent(damage: Any, tiny: LocalModel) -> None
         path.write_text(damage)
     else:
         [(key, entry)] = json.loads(path.read_text()).items()
-        path.write_text(json.dumps({key: {"auto": {**entry["auto"], **damage}}}))
+        path.write_text(json.dumps({key: {"fp32": {**entry["fp32"], **damage}}}))
     assert tuning.find(tiny) is None
     with select.load(tiny) as engine:
         assert engine.name == "openvino"

@@ -1,8 +1,8 @@
 """What is fastest for a model on this machine, once that was measured.
 
-`resnext benchmark --remember` measures and writes it down, in all and for each precision;
-`select.load` asks for it where engine and threads are left open. The key is the model, the
-processor, the GPUs and the versions of the runtimes, so an update begins anew.
+`resnext benchmark --remember` measures and writes it down for each precision; `select.load`
+asks for it where engine and threads are left open. The key is the model, the processor, the
+GPUs and the versions of the runtimes, so an update begins anew.
 """
 
 from __future__ import annotations
@@ -57,14 +57,16 @@ def find(local: LocalModel, precision: str = "auto") -> Choice | None:
     """
     # The key takes longer than an answer from a warm cache may: only where there is something.
     entries = _read(cache_home() / NAME)
-    return _choice(entries.get(_key(local)), precision) if entries else None
+    found = _by_precision(entries.get(_key(local))) if entries else {}
+    if precision == "auto":
+        return max(found.values(), key=lambda choice: choice.images_per_s, default=None)
+    return found.get(precision)
 
 
 def remember(local: LocalModel, choices: Iterable[Choice]) -> Path:
     """Write down what is fastest for a model here.
 
-    A precision that is not among them keeps what was found of it before; "auto" is the fastest
-    of all that are known then.
+    A precision that is not among them keeps what was found of it before.
 
     Args:
         local: The model.
@@ -85,7 +87,6 @@ def remember(local: LocalModel, choices: Iterable[Choice]) -> Path:
             entries, key = _read(path), _key(local)
             found = _by_precision(entries.get(key))
             found |= {choice.precision: choice for choice in choices}
-            found["auto"] = max(found.values(), key=lambda choice: choice.images_per_s)
             entries[key] = {name: asdict(choice) for name, choice in found.items()}
             with atomic(path) as file:
                 file.write(json.dumps(entries, indent=1).encode())
@@ -109,24 +110,20 @@ def _key(local: LocalModel) -> str:
     )
 
 
-def _by_precision(entry: object) -> dict[str, Choice]:
-    found = {name: _choice(entry, name) for name in _PRECISIONS}
-    return {name: choice for name, choice in found.items() if choice is not None}
-
-
-def _choice(entry: Any, precision: str) -> Choice | None:
-    with contextlib.suppress(LookupError, TypeError):
-        choice = Choice(**entry[precision])
-        if _is_sound(choice) and precision in ("auto", choice.precision):
-            return choice
-    return None
+def _by_precision(entry: Any) -> dict[str, Choice]:
+    found = {}
+    for precision in _PRECISIONS:
+        with contextlib.suppress(LookupError, TypeError):
+            choice = Choice(**entry[precision])
+            if _is_sound(choice) and choice.precision == precision:
+                found[precision] = choice
+    return found
 
 
 def _is_sound(choice: Choice) -> bool:
     batch = choice.batch_size
     return (
         choice.engine in _ENGINES
-        and choice.precision in _PRECISIONS
         and isinstance(batch, int)
         and 1 <= batch <= _MOST_BATCH
         and isinstance(choice.gpu, bool)
