@@ -313,7 +313,7 @@ def _rounded(
     step = eightbits.steps(by_group.reshape(len(bias), -1)).astype(np.float32)
     steps = step.astype(np.float64).reshape(groups, -1)
     levels = rounding.round_weight(by_group, steps, covariance)
-    rounded = levels * steps[..., None]
+    rounded = eightbits.values(levels, steps)
     mended = rounding.mend_bias(bias.reshape(groups, -1), by_group, rounded, mean)
     return {
         f"{conv.name}.levels": levels.reshape(weight.shape),

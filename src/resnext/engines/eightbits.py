@@ -33,5 +33,14 @@ def nearest(weight: Array, step: Array) -> Array:
     Returns:
         int8 levels.
     """
-    by_channel = step.reshape(*step.shape, *[1] * (weight.ndim - step.ndim))
-    return np.clip(np.rint(weight / by_channel), -MOST, MOST).astype(np.int8)
+    return np.clip(np.rint(weight / _by_channel(step, weight)), -MOST, MOST).astype(np.int8)
+
+
+def values(levels: Array, step: Array) -> Array:
+    """Return the weights of the levels that `nearest` returned."""
+    found: Array = levels * _by_channel(step, levels)
+    return found
+
+
+def _by_channel(step: Array, weight: Array) -> Array:
+    return step.reshape(*step.shape, *[1] * (weight.ndim - step.ndim))

@@ -35,11 +35,9 @@ def round_weight(weight: Array, step: Array, covariance: Array) -> Array:
     """
 
     def nearest(some: Array) -> Array:
-        wide = step.reshape(*step.shape, *[1] * (some.ndim - step.ndim))
-        return eightbits.nearest(some, step) * wide
+        return eightbits.values(eightbits.nearest(some, step), step)
 
-    rounded = round_in_turn(weight, covariance, nearest)
-    return eightbits.nearest(rounded, step)
+    return eightbits.nearest(round_in_turn(weight, covariance, nearest), step)
 
 
 def round_in_turn(weight: Array, covariance: Array, nearest: Callable[[Array], Array]) -> Array:
