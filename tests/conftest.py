@@ -50,8 +50,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_sessionfinish() -> None:
-    if not _PROCESSES:
-        gc.unfreeze()  # or Triton's bindings complain, at exit, that it leaks
+    gc.unfreeze()  # or Triton's bindings complain, at exit, that it leaks
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -207,10 +206,8 @@ def _check_local(address: Any) -> None:
 
 @pytest.fixture
 def one_torch_thread() -> Iterator[None]:
-    """Let small networks not wait for threads; torch has one number for the whole process."""
-    import torch
+    """Let small networks not wait for threads."""
+    from networks import one_thread
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -64,3 +66,17 @@ def preprocessing(size: int) -> PreprocessSpec:
 def relative_error(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> float:
     """Return the L2 norm of the difference over that of what was expected."""
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with torch on one thread, a number of the whole process.
+
+    In thin networks and small pictures several only wait; and sums of two have other bits.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -110,15 +109,6 @@ def load(build: Callable[[], Model], tensors: Tensors) -> Model:
             state[key] = torch.tensor(0)
     model.to_empty(device="cpu").load_state_dict(state)
     return model.eval()
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute on one thread: in thin networks and small pictures several only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def run_oracle(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from networks import Tensors, random_tensors
+from networks import Tensors, one_thread, random_tensors
 
 from resnext import arch
 from resnext.arch import ArchSpec
@@ -142,7 +142,7 @@ def check_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
-    with oracles.one_thread():
+    with one_thread():
         yield
 
 

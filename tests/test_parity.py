@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 import pytest
-from networks import preprocessing, random_batch, random_tensors, relative_error
+from networks import one_thread, preprocessing, random_batch, random_tensors, relative_error
 
 from resnext import arch
 from resnext.arch import ArchSpec
@@ -68,7 +68,7 @@ class Case:
     ids=lambda case: f"{case[0]}-{case[1]}",
 )
 def case(request: pytest.FixtureRequest) -> Case:
-    from oracles import load, one_thread, oracle, run_oracle
+    from oracles import load, oracle, run_oracle
 
     name, size = request.param
     spec = arch.parse(name)
