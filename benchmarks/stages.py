@@ -23,7 +23,7 @@ CHILD = """
 import json, os, sys, time
 marks = [("interpreter", time.time())]
 def mark(name): marks.append((name, time.time()))
-from resnext.cli import app; mark("import click and the command line")
+from resnext.cli import app; app.set_interpreter(); mark("import click and the command line")
 import numpy; mark("import numpy")
 import resnext.cli.predict, resnext.classifier; mark("import Pillow and the rest")
 from resnext import weights

@@ -186,6 +186,24 @@ def test_a_command_is_imported_when_it_is_asked_for() -> None:
     assert not {"resnext.cli.predict", "resnext.cli.train"} & set(loaded)
 
 
+def test_a_second_start_imports_no_more_than_it_needs(tiny: str, tmp_path: Path) -> None:
+    """Each of these takes milliseconds of every start, and the first answer does without."""
+    spared = ["onnx", "ml_dtypes", "secrets", "http.client", "platformdirs", "PIL.PngImagePlugin"]
+    picture = tmp_path / "one.jpg"
+    Image.new("RGB", (40, 40), "red").save(picture)
+    program = (
+        "import sys\nfrom resnext.cli import app\napp.set_interpreter()\n"
+        f"code = app.run(['predict', {str(picture)!r}, '--model', {tiny!r}])\n"
+        f"print(code, [name for name in {spared} if name in sys.modules])"
+    )
+    environment = {**os.environ, "RESNEXT_HOME": str(tmp_path / "home")}
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+        )
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
 def test_every_module_of_a_command_is_listed() -> None:
     shared = {"app", "text", "progress", "complete", "options", "__init__"}
     files = {path.stem for path in Path(app.__file__).parent.glob("*.py")} - shared

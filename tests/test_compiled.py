@@ -13,7 +13,7 @@ import pytest
 from resnext.engines.compiled import CompiledCache, make_key
 
 KEY = make_key({"graph": "a"})
-BLOB = bytes(range(256)) * 40
+BLOB = b"".join(number.to_bytes(4, "little") for number in range(40_000))  # 2 rows, and a rest
 
 
 @pytest.fixture
@@ -73,6 +73,9 @@ def _flip(content: bytes) -> bytes:
         lambda content: content[-10:],
         lambda content: os.urandom(len(content)),
         lambda content: content[:-24] + _flip(bytes(5000) + content[-24:])[5000:],
+        lambda content: content[:150_000] + b"\0" + content[150_001:],
+        lambda content: content[65536:131072] + content[:65536] + content[131072:],
+        lambda content: content[:4096] + bytes(4096) + content[8192:],
     ],
 )
 def test_a_damaged_file_is_removed(cache: CompiledCache, damage: Callable[[bytes], bytes]) -> None:

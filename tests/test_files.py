@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import subprocess
 import sys
@@ -43,6 +44,23 @@ def test_a_full_disk_is_named_with_the_space_left(tmp_path: Path) -> None:
         with files.atomic(target, size=5_000_000):
             raise OSError(errno.ENOSPC, "No space left on device")
     assert target.read_bytes() == b"old"
+
+
+def test_the_rest_of_a_file_is_hashed(tmp_path: Path) -> None:
+    content = os.urandom((9 << 20) + 5)  # chunks, and a piece of one
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        file.seek(3)
+        files.hash_rest(file, digest)
+    assert digest.digest() == hashlib.sha256(content[3:]).digest()
+
+
+def test_names_of_temporary_files_are_hidden_and_differ() -> None:
+    names = {files.temporary_name() for _ in range(100)}
+    assert len(names) == 100
+    assert all(name.startswith(".resnext-") and name.endswith(".tmp") for name in names)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -89,26 +89,26 @@ class Classifier:
         progress: Progress | None = None,
         feature_maps: bool = False,
     ) -> None:
-        # Importing the runtime and hashing the weights take 60 ms each: side by side.
+        self.threads = threads  # as asked for
+        self._offline = weights.is_offline(offline)
+        # Side by side: importing the runtime, and hashing the weights; then importing what the
+        # first picture needs, and loading the network.
         with ThreadPoolExecutor(1) as pool:
             if isinstance(engine, str):
                 pool.submit(select.preload, engine)
-            local = weights.locate(model, offline=offline, progress=progress)
-        self.local = local
-        self.document: ModelDocument = local.document
-        self.threads = threads  # as asked for
-        self._offline = weights.is_offline(offline)
-        self.engine = (
-            select.load(
-                local,
-                engine=engine,
-                precision=precision,
-                threads=threads,
-                feature_maps=feature_maps,
-            )
-            if isinstance(engine, str)
-            else engine
-        )
+            pool.submit(images.preload)
+            self.local = weights.locate(model, offline=offline, progress=progress)
+            self.document: ModelDocument = self.local.document
+            if isinstance(engine, str):
+                self.engine = select.load(
+                    self.local,
+                    engine=engine,
+                    precision=precision,
+                    threads=threads,
+                    feature_maps=feature_maps,
+                )
+            else:
+                self.engine = engine
 
     def __call__(self, image: Any, *, top_k: int = 5) -> tuple[Prediction, ...]:
         """Classify one picture.

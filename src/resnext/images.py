@@ -90,6 +90,11 @@ _TURNS = {
 _UNDO = {6: 8, 8: 6}  # the others undo themselves
 
 
+def preload() -> None:
+    """Import what the first JPEG will need, which is what most pictures are."""
+    importlib.import_module(_PLUGINS["JPEG"][0])
+
+
 def open_rgb(source: Any, *, orientation: Orientation = "exif") -> Image.Image:
     """Read one picture as RGB.
 

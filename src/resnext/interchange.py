@@ -14,7 +14,6 @@ import contextlib
 import errno
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,8 +34,8 @@ from resnext.errors import (
     counted,
     import_extra,
 )
-from resnext.files import atomic, output_error, sync_folder
-from resnext.modelfile import STORAGE_DTYPES, ModelDocument, Tensors
+from resnext.files import atomic, output_error, sync_folder, temporary_name
+from resnext.modelfile import STORAGE_DTYPES, ModelDocument, Tensors, numpy_dtype
 
 if TYPE_CHECKING:
     from resnext.hub.downloads import Progress
@@ -207,7 +206,7 @@ def cast_tensors(tensors: Tensors, dtype: str | None) -> dict[str, npt.NDArray[A
         return {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
     stored = {}
     for key, tensor in tensors.items():
-        target = np.dtype(STORAGE_DTYPES[dtype] if tensor.ndim > 1 else np.float32)
+        target = numpy_dtype(dtype) if tensor.ndim > 1 else np.dtype(np.float32)
         with np.errstate(over="ignore"):  # reported below, with the tensor's name
             stored[key] = np.ascontiguousarray(tensor.astype(target, copy=False))
         if not np.isfinite(stored[key]).all():
@@ -260,7 +259,7 @@ def _files(path: Path, format: Format) -> list[Path]:
 def _matrix_dtype(tensors: Tensors) -> str:
     """Return the narrowest type of a model file that holds all matrices exactly, or float32."""
     names = {tensor.dtype.name for tensor in tensors.values() if tensor.ndim > 1}
-    return names.pop() if len(names) == 1 and names <= STORAGE_DTYPES.keys() else "float32"
+    return names.pop() if len(names) == 1 and names <= set(STORAGE_DTYPES) else "float32"
 
 
 def _dtype_names(tensors: Tensors) -> str:
@@ -316,7 +315,7 @@ def _same(found: npt.NDArray[Any], expected: npt.NDArray[Any]) -> bool:
 @contextlib.contextmanager
 def _staging_folder(parent: Path) -> Iterator[Path]:
     """Make a folder on the disk of the target, gone when the block ends."""
-    folder = parent / f".resnext-{secrets.token_hex(8)}.tmp"
+    folder = parent / temporary_name()
     folder.mkdir()
     try:
         yield folder

@@ -19,7 +19,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import safetensors
@@ -36,7 +35,7 @@ from resnext.document import (
     parse_document,
 )
 from resnext.errors import ConfigError, ModelFileError, counted, listed
-from resnext.files import atomic, check_place
+from resnext.files import atomic, check_place, hash_rest
 
 __all__ = [
     "MIN_TEMPERATURE",
@@ -49,6 +48,7 @@ __all__ = [
     "check_tensors",
     "document_from_json",
     "is_model_file",
+    "numpy_dtype",
     "read",
     "read_metadata",
     "read_tensors",
@@ -58,18 +58,13 @@ __all__ = [
 ]
 
 SUFFIX = ".safetensors"
-STORAGE_DTYPES: dict[str, npt.DTypeLike] = {
-    "float32": np.float32,
-    "float16": np.float16,
-    "bfloat16": ml_dtypes.bfloat16,
-}
+STORAGE_DTYPES = ("float32", "float16", "bfloat16")
 
 _DTYPE_NAMES = {"I8": "int8", "F32": "float32"}  # as safetensors calls them
 _ROUNDED = "int8."  # before the names of rounded weights
 _DOCUMENT_KEY, _HASH_KEY = "resnext", "resnext.sha256"
 _NO_HASH = "0" * 64
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format
-_CHUNK = 4 << 20
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
@@ -109,6 +104,13 @@ def verify(path: str | os.PathLike[str]) -> tuple[ModelDocument, str]:
         return _with_rounded(Path(path), document, version=version, sha256=found), found
 
 
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """Return the numpy type of one of `STORAGE_DTYPES`."""
+    import ml_dtypes  # 4 ms that a start can spare
+
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
 def read(path: str | os.PathLike[str]) -> tuple[ModelDocument, dict[str, npt.NDArray[Any]]]:
     """Read a model file.
 
@@ -127,6 +129,8 @@ def read_tensors(
     path: str | os.PathLike[str], architecture: ArchSpec
 ) -> dict[str, npt.NDArray[Any]]:
     """Read and check the tensors of a file whose document was verified already."""
+    import ml_dtypes  # noqa: F401  # which lets numpy know bfloat16; 4 ms that a start can spare
+
     with _naming(path):
         with safetensors.safe_open(path, framework="np") as file:
             keys = [key for key in file.keys() if not key.startswith(_ROUNDED)]
@@ -249,8 +253,7 @@ def _digest(file: BinaryIO) -> str:
     start, end = _hash_span(header)
     header[start:end] = _NO_HASH.encode()
     digest = hashlib.sha256(length + header)
-    while chunk := file.read(_CHUNK):
-        digest.update(chunk)
+    hash_rest(file, digest)
     return digest.hexdigest()
 
 
@@ -265,7 +268,7 @@ def _hash_span(content: bytearray) -> tuple[int, int]:
 
 
 def _store(key: str, tensor: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
-    target = np.dtype(STORAGE_DTYPES[dtype] if tensor.ndim > 1 else np.float32)
+    target = numpy_dtype(dtype) if tensor.ndim > 1 else np.dtype(np.float32)
     with np.errstate(over="ignore"):  # reported below, with the tensor's name
         stored = np.ascontiguousarray(tensor.astype(target))
     if not np.isfinite(stored).all():

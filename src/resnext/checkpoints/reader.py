@@ -33,6 +33,7 @@ from resnext.errors import (
     counted,
     import_extra,
 )
+from resnext.files import hash_rest
 from resnext.modelfile import ModelDocument
 from resnext.predictions import Labels
 
@@ -219,7 +220,9 @@ def sha256_of(path: Path) -> str:
     _check_regular(path)
     try:
         with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.sha256()
+            hash_rest(file, digest)
+            return digest.hexdigest()
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from error
 

@@ -15,13 +15,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
-
-import platformdirs
 
 from resnext.checkpoints.reader import Format, sha256_of
 from resnext.errors import (
@@ -83,8 +80,11 @@ class Entry:
 
 def cache_home() -> Path:
     """Return `RESNEXT_HOME`, or the folder this platform has for caches."""
-    home = os.environ.get("RESNEXT_HOME")
-    return Path(home).expanduser() if home else platformdirs.user_cache_path("resnext")
+    if home := os.environ.get("RESNEXT_HOME"):
+        return Path(home).expanduser()
+    import platformdirs  # 3 ms, and only for this
+
+    return platformdirs.user_cache_path("resnext")
 
 
 def hub_folder(hub_id: str, revision: str) -> str:
@@ -188,6 +188,8 @@ def remove(name: str) -> int:
         raise ModelNotFoundError(f"{name!r} is not in the cache {cache_home()}", hint=hint)
     for entry in chosen:
         try:
+            import shutil  # 2 ms, and only for this
+
             shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink()
         except OSError as error:
             raise OutputError(f"{entry.path}: cannot be deleted: {error.strerror}") from error

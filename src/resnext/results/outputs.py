@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from resnext.errors import OutputError
-from resnext.files import output_error, sync_folder
+from resnext.files import output_error, sync_folder, temporary_name
 
 
 class OutputFile:
@@ -46,7 +45,7 @@ class OutputFile:
                 raise OutputError(f"there is no folder {folder}", hint=f"mkdir -p '{folder}'")
             if stat.S_ISREG(mode):
                 # Short, so that it fits where the final name does.
-                self._temporary = self._target.with_name(f".resnext-{secrets.token_hex(8)}.tmp")
+                self._temporary = self._target.with_name(temporary_name())
             self.raw = _create(self._temporary or self._target, mode)
 
     def append(self, data: str | bytes | memoryview) -> None:

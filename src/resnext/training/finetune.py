@@ -20,7 +20,7 @@ import numpy as np
 from resnext import modelfile, sources, weights
 from resnext.classifier import Classifier
 from resnext.errors import ConfigError, DatasetError, counted
-from resnext.modelfile import STORAGE_DTYPES, ModelDocument, Tensors
+from resnext.modelfile import STORAGE_DTYPES, ModelDocument, Tensors, numpy_dtype
 from resnext.predictions import Labels
 from resnext.provenance import software
 from resnext.training.data import Data
@@ -402,7 +402,7 @@ def _fit(
         seed=options.seed,
         copies=table.number()[learned],
     )
-    stored = head.weight.astype(STORAGE_DTYPES[dtype]).astype(np.float32)
+    stored = head.weight.astype(numpy_dtype(dtype)).astype(np.float32)
     head = replace(head, weight=stored)
     if not table.held_out.any():
         return head, head.out_of_fold
