@@ -11,6 +11,10 @@ from resnext.quantization import MOST
 
 Array = npt.NDArray[Any]
 
+# That a bias may be, in steps of the products. ONNX Runtime sums both in int32, and 2,048 times
+# 9 products of 255 by 127 are less than half of the rest.
+_MOST_BIAS = 2**30
+
 
 def steps(weight: Array) -> Array:
     """Return the step between levels for each output channel: its largest weight is a level.
@@ -34,6 +38,28 @@ def nearest(weight: Array, step: Array) -> Array:
         int8 levels.
     """
     return np.clip(np.rint(weight / _by_channel(step, weight)), -MOST, MOST).astype(np.int8)
+
+
+def widen(levels: Array, step: Array, bias: Array, *, value_step: float) -> tuple[Array, Array]:
+    """Widen the steps of channels whose bias is huge beside their weights.
+
+    Trained networks have channels with weights that are as good as zero. Their bias, counted in
+    steps of the products, fits no int32, and ONNX Runtime 1.31 clips it: four such channels
+    moved the features of a ResNeXt-50 by 87 %. Beside that bias such weights add nothing.
+
+    Args:
+        levels: (out, ...) int8 levels.
+        step: (out,) steps between them.
+        bias: (out,) biases.
+        value_step: Step between the levels of the values that the weights take.
+
+    Returns:
+        Levels and steps; those of other channels as they were.
+    """
+    least = np.abs(bias).astype(np.float64) / (_MOST_BIAS * value_step)
+    wide = np.maximum(step, least)
+    ratio = step / wide
+    return np.rint(levels * _by_channel(ratio, levels)).astype(np.int8), wide
 
 
 def values(levels: Array, step: Array) -> Array:
