@@ -27,7 +27,9 @@ FORMATS = ("onnx", "openvino", "torchscript", "exported-program", "safetensors")
               show_default=True, help="What it takes; a picture has any size.")  # fmt: skip
 @click.option("-k", "--top-k", type=click.IntRange(min=1), default=5, show_default=True,
               help="Best classes that ONNX and OpenVINO give.")  # fmt: skip
-@click.option("--int8", is_flag=True, help="In 8 bits, of a quantized MODEL; .onnx and .xml.")
+@click.option(
+    "--int8", is_flag=True, help="In 8 bits, ONNX and OpenVINO: a quantized MODEL, or --calibrate."
+)
 @click.option("--calibrate", "pictures", type=click.Path(),
               help="Quantize MODEL first, on these pictures: file, folder or glob.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
@@ -58,7 +60,7 @@ def export(
     The file is loaded again and run on golden pictures, 1, 2 and 7 at once; if its answers are
     not those of this package, the exit code is 4 and nothing is written. What ran it is printed:
     for ONNX onnxruntime, or OpenVINO where that is not installed; --input picture needs it.
-    With --int8 they may differ as two programs in 8 bits do, and float32 from both.
+    --int8 allows for more: two programs in 8 bits differ a little, and both from float32.
     """
     from resnext import weights
     from resnext.deploy import export as exporting
