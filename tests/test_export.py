@@ -254,6 +254,13 @@ def test_what_cannot_be_in_8_bits_is_said_before_the_work(
     assert not list(tmp_path.iterdir())
 
 
+def test_8_bits_that_no_model_could_have_are_refused_before_one_is_fetched(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    assert app.run(["export", "absent", "-o", str(tmp_path / "a.pt"), "--int8"]) == 2
+    assert "torchscript cannot keep 8 bits" in capsys.readouterr().err
+
+
 def test_a_model_is_quantized_on_the_way_and_nothing_else_is_left(
     path: Path, tiny: LocalModel, pictures: Path, tmp_path: Path, capsys: Captured
 ) -> None:

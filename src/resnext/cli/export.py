@@ -66,7 +66,8 @@ def export(
     from resnext.deploy import export as exporting
     from resnext.results.formats import printable
 
-    exporting.format_of(output, format)  # before a download
+    # Before a download.
+    exporting.check_request(output, format, int8=int8, calibrate=pictures)
     with progress.download_bar() as downloaded:
         local = weights.locate(model, offline=offline or None, progress=downloaded)
     with progress.count_bar() as counted:

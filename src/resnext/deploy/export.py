@@ -167,6 +167,36 @@ def format_of(path: Path, format: str | None) -> Format:
     )
 
 
+def check_request(
+    path: Path, format: str | None, *, int8: bool = False, calibrate: str | None = None
+) -> Format:
+    """Check what can be checked without the model, which may have to be downloaded.
+
+    Args:
+        path: The file to write.
+        format: As for `format_of`.
+        int8: Whether 8 bits are asked for.
+        calibrate: Pictures to quantize on, or None.
+
+    Returns:
+        The format.
+
+    Raises:
+        ConfigError: There is no such format, or 8 bits do not go with the rest.
+    """
+    chosen = format_of(path, format)
+    if int8 and chosen not in IN_EIGHT_BITS:
+        raise ConfigError(
+            f"{chosen} cannot keep 8 bits; expected one of {', '.join(IN_EIGHT_BITS)}",
+            hint=f"-o {path.with_suffix('.onnx')}, or leave out --int8",
+        )
+    if calibrate is not None and not int8:
+        raise ConfigError(
+            "there are pictures to calibrate on, and no 8 bits are asked for", hint="add --int8"
+        )
+    return chosen
+
+
 def export(
     local: LocalModel,
     path: Path,
@@ -203,9 +233,13 @@ def export(
             too much in 8 bits.
         OutputError: A file cannot be written.
     """
-    chosen = format_of(path, format)
+    chosen = check_request(path, format, int8=int8, calibrate=calibrate)
     takes = _check_options(path, chosen, input, force=force)
-    _check_eight_bits(local, path, chosen, int8=int8, calibrate=calibrate)
+    if int8 and calibrate is None and local.document.quantization is None:
+        raise ConfigError(
+            f"{local.document.name} was not quantized, so its ranges in 8 bits are not known",
+            hint="add --calibrate PICTURES, or export what `resnext quantize` makes of it",
+        )
     with _source(local, calibrate, progress) as (source, calibrated), _workplace(path) as folder:
         job = _Job(
             source,
@@ -250,28 +284,6 @@ def _check_options(path: Path, format: Format, input: str, *, force: bool) -> In
     if os.path.lexists(path) and not force:
         raise ConfigError(f"{path} is there already", hint="--force replaces it")
     return takes
-
-
-def _check_eight_bits(
-    local: LocalModel, path: Path, format: Format, *, int8: bool, calibrate: str | None
-) -> None:
-    if not int8:
-        if calibrate is not None:
-            raise ConfigError(
-                "there are pictures to calibrate on, and no 8 bits are asked for",
-                hint="add --int8",
-            )
-        return
-    if format not in IN_EIGHT_BITS:
-        raise ConfigError(
-            f"{format} cannot keep 8 bits; expected one of {', '.join(IN_EIGHT_BITS)}",
-            hint=f"-o {path.with_suffix('.onnx')}, or leave out --int8",
-        )
-    if calibrate is None and local.document.quantization is None:
-        raise ConfigError(
-            f"{local.document.name} was not quantized, so its ranges in 8 bits are not known",
-            hint="add --calibrate PICTURES, or export what `resnext quantize` makes of it",
-        )
 
 
 @contextlib.contextmanager

@@ -28,8 +28,8 @@ MOST_LEVELS, FEW_PIXELS = 1, 1e-4
 _MOST_STRETCHED = 16  # long over short side: resized whole, a strip takes gigabytes
 # That logits and features may be off from each engine of this package, as parts of the largest.
 # In 8 bits two programs differ where a value is nearly between two levels, and from there on:
-# by 0.017 on the starter and 0.007 on ResNeXt-50, OpenVINO and ONNX Runtime. With levels, steps
-# or biases of one layer of the starter wrong in 12 ways it is 0.12 to 0.52 in 10, 0.05 in two.
+# by 0.017 on the starter, OpenVINO and ONNX Runtime, by 0.007 on ResNeXt-50 with random weights.
+# Levels, steps or biases of one layer of the starter that are wrong: 0.12 to 0.52 in 10 of 12.
 # The limit is between, and leaves other networks room; from fp32 `verify` allows as much.
 _LIMITS: Mapping[Precision, Mapping[Precision, float]] = {
     "fp32": {"fp32": TOLERANCES["fp32"].logits},
