@@ -66,7 +66,7 @@ def test_8_bits_that_answer_otherwise_than_the_engine_are_refused(
     monkeypatch.setattr(portable, "build", spoiled)
     with pytest.raises(ParityError, match=r"of the largest of engine openvino \(int8\)"):
         exporting.export(local, tmp_path / "b.xml", int8=True)
-    monkeypatch.setitem(recheck._LIMITS["int8"], "int8", 99.0)
+    monkeypatch.setattr(recheck, "_IN_EIGHT_BITS", 99.0)
     with pytest.raises(ParityError, match=r"of the largest of engine openvino \(fp32\)"):
         exporting.export(local, tmp_path / "b.xml", int8=True)
     assert {each.name for each in tmp_path.iterdir()} == {"a.xml", "a.bin"}

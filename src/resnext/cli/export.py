@@ -60,7 +60,7 @@ def export(
     The file is loaded again and run on golden pictures, 1, 2 and 7 at once; if its answers are
     not those of this package, the exit code is 4 and nothing is written. What ran it is printed:
     for ONNX onnxruntime, or OpenVINO where that is not installed; --input picture needs it.
-    --int8 allows for more: two programs in 8 bits differ a little, and both from float32.
+    With --int8 they are those of this package in 8 bits, and near those in float32.
     """
     from resnext import weights
     from resnext.deploy import export as exporting
