@@ -10,15 +10,17 @@ import re
 import shutil
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from resnext import images, weights
+from resnext import images, modelfile, preprocess, weights
 from resnext.deploy import export as exporting
-from resnext.deploy import portable
+from resnext.deploy import golden, portable, quantize
+from resnext.weights import LocalModel
 
 pytestmark = pytest.mark.slow
 
@@ -38,19 +40,33 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+def in_eight_bits(local: LocalModel, path: Path) -> LocalModel:
+    document, tensors = local.document, weights.read_tensors(local)
+    drawn = [images.open_rgb(one.content) for one in golden.pictures()]
+    pixels = np.stack([preprocess.apply(image, document.preprocess) for image in drawn])
+    _, found = next(quantize.find(document, tensors, pixels))
+    modelfile.write(path, replace(document, quantization=found), tensors)
+    return weights.locate(path)
+
+
+@pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.skipif(
     not (ORT_WEB and CHROMIUM), reason="needs Chromium, and RESNEXT_ORT_WEB: see docs/export.md"
 )
-def test_the_page_gives_the_answers_of_the_graph(repository: Path, tmp_path: Path) -> None:
+def test_the_page_gives_the_answers_of_the_graph(
+    int8: bool, repository: Path, tmp_path: Path
+) -> None:
     ort: Any = pytest.importorskip("onnxruntime")
     local = weights.locate("starter")
+    if int8:
+        local = in_eight_bits(local, tmp_path / "eight.safetensors")
     shutil.copy(repository / "examples/browser/index.html", tmp_path)
     shutil.copy(repository / "examples/cat.jpg", tmp_path)
     (tmp_path / "ort").symlink_to(Path(ORT_WEB).resolve())
     names = list(local.document.labels.class_names)
     facts = {"class_names": names, "reject_threshold": local.document.reject_threshold}
     (tmp_path / "classes.json").write_text(json.dumps(facts))
-    exporting.export(local, tmp_path / "starter.onnx", input="picture")
+    exporting.export(local, tmp_path / "starter.onnx", input="picture", int8=int8)
 
     handler = functools.partial(Quiet, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

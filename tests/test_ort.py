@@ -11,7 +11,7 @@ import pytest
 from networks import preprocessing, random_batch, random_tensors, relative_error
 
 from resnext.arch import ArchSpec
-from resnext.engines import graph
+from resnext.engines import eightbits, graph
 from resnext.engines.base import GraphSource, Precision, Signature
 from resnext.engines.openvino import OpenVINOEngine
 from resnext.errors import ConfigError, EngineError
@@ -50,6 +50,19 @@ def test_it_computes_what_openvino_computes(
         assert str(engine) == "engine onnxruntime (fp32)"
     assert relative_error(outputs.logits, expected) < 1e-5
     assert outputs.embedding.shape == (3, 1024)
+
+
+def test_in_8_bits_groups_are_wide_enough_to_be_fast() -> None:
+    widths = []
+
+    def remember(precision: Precision, /, *, group_width: int = 1) -> onnx.ModelProto:
+        widths.append((precision, group_width))
+        return build("fp32")
+
+    for eight_bits in (True, False):
+        source = GraphSource(signature=SIGNATURE, build=remember, eight_bits=eight_bits)
+        ORTEngine(source).close()
+    assert widths == [("int8", eightbits.GROUP_WIDTH), ("fp32", 1)]
 
 
 def test_weights_too_large_for_one_message_go_through_files(

@@ -12,7 +12,7 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from resnext import cores
-from resnext.engines import graph
+from resnext.engines import eightbits, graph
 from resnext.engines.base import (
     BEST_BATCH_SIZE,
     EMBEDDING,
@@ -67,7 +67,8 @@ class ORTEngine(AbstractEngine):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or cores.limit() or 0  # 0: ONNX Runtime's own choice
         options.log_severity_level = _FATAL
-        with graph.serialized(source.build(chosen)) as model:
+        width = eightbits.GROUP_WIDTH if in_eight_bits else 1
+        with graph.serialized(source.build(chosen, group_width=width)) as model:
             try:
                 self._session: Any = onnxruntime.InferenceSession(model, options, _PROVIDERS)
             except _FAILURES as error:
