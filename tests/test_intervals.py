@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("scipy", reason="scikit-learn, which brings scipy, is not installed")
 
 from scipy.stats import binom, binomtest
+from scipy.stats import t as student
 
 from resnext.errors import ConfigError
 from resnext.evaluation import intervals, metrics, multilabel
@@ -55,7 +56,24 @@ def test_the_interval_of_a_mean_holds_it_as_often_as_promised() -> None:
     found = [intervals.mean(rng.exponential(size=400)) for _ in range(TRIALS)]
     assert promised(sum(one.low <= 1 <= one.high for one in found), TRIALS)
     three = intervals.mean(np.array([1.0, 2.0, 3.0]))
-    assert (three.low, three.high) == pytest.approx((2 - 1.959964 / 3**0.5, 2 + 1.959964 / 3**0.5))
+    assert (three.low, three.high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 7, 19])
+def test_the_interval_of_the_mean_of_few_holds_it_as_often_as_promised(size: int) -> None:
+    rows = np.random.default_rng(size).normal(3.0, 0.2, (TRIALS, size))
+    found = [intervals.mean(row) for row in rows]
+    assert promised(sum(one.low <= 3 <= one.high for one in found), TRIALS)
+
+
+def test_students_law_is_scipys() -> None:
+    for confidence in (0.5, 0.9, 0.95, 0.999):
+        for freedom in (1, 2, 3, 4, 9, 30, 101, 9_999):
+            expected = student.ppf((1 + confidence) / 2, freedom)
+            assert intervals.student(confidence, freedom) == pytest.approx(expected, rel=1e-10)
+        normal = intervals.quantile(confidence)
+        assert intervals.student(confidence, 10_000) == normal
+        assert intervals.student(confidence, 9_999) == pytest.approx(normal, rel=1e-3)
 
 
 def known(found: dict[str, Interval | None]) -> dict[str, Interval]:
