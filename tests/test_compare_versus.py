@@ -13,7 +13,7 @@ import pytest
 
 import resnext
 from resnext import modelfile, testing
-from resnext.errors import ConfigError, DatasetError
+from resnext.errors import ConfigError, DatasetError, ImageError
 from resnext.evaluation import compare as comparison
 from resnext.evaluation import paired, versus, wording
 from resnext.evaluation.compare import compare
@@ -200,6 +200,41 @@ def test_restricted_answers_are_equal_for_both(folder: Path) -> None:
     with compare(first, second, Question(data=folder / "data", restrict=True)) as found:
         assert found.figures["a"]["top1"]["right"] == 10
         assert found.figures["same_answer"] == 1
+
+
+@pytest.mark.parametrize(("second", "same"), [("x", 1.0), ("y", 0.0)])
+def test_answers_that_are_no_class_of_the_data_are_the_same_by_their_name(
+    second: str, same: float, folder: Path, tmp_path: Path
+) -> None:
+    names = {"a": ("red", "blue", "green", "x"), "b": (second, "green", "red", "blue")}
+    for letter, own in names.items():
+        testing.write_tiny_model(tmp_path / f"{letter}.safetensors", class_names=own)
+    with compare(
+        *models(tmp_path, [0, 0, 0, 9], [9.0, 0, 0, 0]), Question(data=folder / "data")
+    ) as found:
+        assert found.figures["same_answer"] == same
+    # One that the data has, and one that it lacks.
+    with compare(
+        *models(tmp_path, [0, 0, 0, 9], [0.0, 9, 0, 0]), Question(data=folder / "data")
+    ) as found:
+        assert found.figures["same_answer"] == 0
+
+
+def test_a_picture_that_only_one_model_could_read_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = models(folder, [5, 0, 0, 0], [5, 0, 0])
+    each = second.logits_each
+
+    def spoiled(pictures, *, batch_size):  # type: ignore[no-untyped-def]
+        for number, row in enumerate(each(pictures, batch_size=batch_size)):
+            yield ImageError("red/0003.png", "is not a picture") if number == 23 else row
+
+    monkeypatch.setattr(second, "logits_each", spoiled)
+    with pytest.raises(ConfigError, match="pictures changed while the models looked") as caught:
+        with compare(first, second, Question(data=folder / "data")):
+            pass
+    assert "--force" in caught.value.hint
 
 
 def test_both_work_by_turns_on_the_same_pictures(

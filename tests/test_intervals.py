@@ -131,6 +131,47 @@ def test_intervals_of_averages_hold_them_as_often_as_promised(
         assert 0.95 - missing - slack <= count / trials <= 0.95 + slack, name
 
 
+@pytest.mark.parametrize(("num_classes", "each", "accuracy"), [(5, 20, 0.97), (20, 10, 0.6)])
+def test_intervals_of_small_sets_hold_the_averages_nearly_as_often(
+    num_classes: int, each: int, accuracy: float
+) -> None:
+    """Nearly right in all, and with answers so spread that precision is biased."""
+    spread = np.full((num_classes, num_classes), (1 - accuracy) / (num_classes - 1))
+    chances = np.where(np.eye(num_classes) > 0, accuracy, spread)
+    expected, targets = truth(chances), np.repeat(np.arange(num_classes), each)
+    rng, hits, trials = np.random.default_rng(0), Counter[str](), 0
+    for seed in range(200):
+        answers = answers_of(chances, each, rng)
+        found = intervals.class_averages(
+            answers, targets, num_classes=num_classes, draws=100, seed=seed
+        )
+        trials += None not in found.values()
+        for name, one in found.items():
+            hits[name] += one is not None and one.low <= expected[name] <= one.high
+    assert trials > 180
+    assert min(hits.values()) >= 0.9 * trials, hits
+    assert max(hits.values()) <= 0.99 * trials, hits
+
+
+def test_intervals_of_differences_in_small_sets_hold_them_nearly_as_often() -> None:
+    chances = 0.9 * np.eye(5) + 0.1 / 4 * (1 - np.eye(5))
+    better = 0.8 * chances + 0.2 * (0.98 * np.eye(5) + 0.02 / 4 * (1 - np.eye(5)))
+    a, b, targets = truth(chances), truth(better), np.repeat(np.arange(5), 20)
+    rng, hits, trials = np.random.default_rng(0), Counter[str](), 0
+    for seed in range(200):
+        first = answers_of(chances, 20, rng)
+        other = answers_of(0.98 * np.eye(5) + 0.02 / 4 * (1 - np.eye(5)), 20, rng)
+        second = np.where(rng.random(100) < 0.8, first, other)
+        found = intervals.class_average_differences(
+            (first, second), (targets, targets), num_classes=5, draws=100, seed=seed
+        )
+        trials += None not in found.values()
+        for name, one in found.items():
+            hits[name] += one is not None and one.low <= b[name] - a[name] <= one.high
+    assert trials > 150
+    assert min(hits.values()) >= 0.9 * trials, hits
+
+
 def test_differences_to_a_better_model_are_above_zero() -> None:
     chances = model(5, seed=1)
     rng = np.random.default_rng(0)
