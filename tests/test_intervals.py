@@ -295,6 +295,37 @@ def test_the_bootstrap_of_a_mean_is_the_normal_interval() -> None:
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.01)
 
 
+def test_the_bias_of_the_draws_is_taken_off_and_the_variance_is_that_of_one_fewer() -> None:
+    values = np.array([1.0, 4.0, 2.0, 8.0, 5.0])
+    center, variance = values.mean(), values.var(ddof=1) / 5
+
+    def statistic(counts: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
+        means = counts @ values / counts.sum(axis=1)
+        return {"mean": means, "square": means**2}
+
+    one = np.ones(5, np.int64)
+    found = known(intervals.bootstrap(statistic, one, 0 * one, draws=20_000))
+    reach = 1.959964 * variance**0.5  # by n draws it is a tenth less
+    ends = pytest.approx((center - reach, center + reach), abs=0.02 * reach)
+    assert (found["mean"].low, found["mean"].high) == ends
+    # The square of a mean is too large by its variance.
+    middle = (found["square"].low + found["square"].high) / 2
+    assert middle == pytest.approx(center**2 - variance, abs=0.2 * variance)
+
+
+def test_draws_of_classes_of_different_sizes_keep_their_proportions() -> None:
+    rng = np.random.default_rng(0)
+    values = np.r_[rng.normal(0, 1, 3), rng.normal(100, 1, 30)]
+    found = intervals.bootstrap(
+        lambda counts: {"mean": counts @ values / counts.sum(axis=1)},
+        np.ones(33, np.int64),
+        np.repeat([0, 1], [3, 30]),
+    )["mean"]
+    assert found is not None
+    assert (found.low + found.high) / 2 == pytest.approx(values.mean(), abs=0.05)
+    assert found.high - found.low < 1
+
+
 def several(rng: np.random.Generator, pictures: int) -> tuple[npt.NDArray[np.float32], Any]:
     targets = rng.random((pictures, 4)) < (0.1, 0.2, 0.3, 0.5)
     return (rng.normal(size=targets.shape) + 1.5 * targets - 1).astype(np.float32), targets
