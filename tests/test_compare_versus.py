@@ -175,11 +175,11 @@ def test_a_verdict_names_who_has_learned_from_the_pictures() -> None:
     better = {"top1": {"low": 0.1, "high": 0.2, "p": 0.001}, "a": a, "b": b}
     assert wording.verdict(better) == "B has more right than A, by 10.00 to 20.00 points"
     assert wording.verdict({**better, "a": b, "b": a}).endswith(
-        "; but B has learned from 7 of them"
+        "; but B has learned from 7 of the pictures"
     )
     worse = {**better, "top1": {"low": -0.2, "high": -0.1, "p": 0.001}}
     assert wording.verdict(worse) == (
-        "A has more right than B, by 10.00 to 20.00 points; but A has learned from 7 of them"
+        "A has more right than B, by 10.00 to 20.00 points; but A has learned from 7 of the pictures"
     )
 
 

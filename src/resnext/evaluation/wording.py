@@ -135,7 +135,9 @@ def verdict(figures: Figures) -> str:
             f" {100 * ends[1]:.2f} points"
         )
         learned = figures[better.lower()]["learned_from"]
-        return text + (f"; but {better} has learned from {learned:,} of them" if learned else "")
+        return text + (
+            f"; but {better} has learned from {learned:,} of the pictures" if learned else ""
+        )
     return "these pictures do not tell which is better"
 
 
