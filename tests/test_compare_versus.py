@@ -179,7 +179,8 @@ def test_a_verdict_names_who_has_learned_from_the_pictures() -> None:
     )
     worse = {**better, "top1": {"low": -0.2, "high": -0.1, "p": 0.001}}
     assert wording.verdict(worse) == (
-        "A has more right than B, by 10.00 to 20.00 points; but A has learned from 7 of the pictures"
+        "A has more right than B, by 10.00 to 20.00 points;"
+        " but A has learned from 7 of the pictures"
     )
 
 
