@@ -39,7 +39,6 @@ _CHOOSING_TOLERANCE, _TOLERANCE = 3e-4, 1e-4
 ClassWeights = Literal["none", "balanced"]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-Linears = Sequence[tuple[NDArray[np.floating], NDArray[np.floating]]]  # weight, bias
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,28 +92,23 @@ class Head:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutOfFold:
-    """What heads say of pictures that they have not seen, computed when it is asked for.
+    """What heads say of pictures that they have not seen.
 
     Args:
-        rows: (N, R) features as the heads take them.
-        folds: (N,) which head has not seen the picture.
-        heads: (K, R) weight and (K,) bias of each.
-        temperature: Under which the logits are likeliest.
+        logits: (N, K) of each picture, by the head of the cross-validation that lacks it.
+        temperature: Under which these are likeliest.
         strength: scikit-learn's C that was chosen.
     """
 
-    rows: NDArray[np.floating]
-    folds: Integers
-    heads: Linears
+    logits: NDArray[np.floating]
     temperature: float
     strength: float
 
     def shares(self) -> Iterator[tuple[slice, Floats]]:
         """Yield which pictures, some at a time, and their (n, K) probabilities."""
-        for part in arrays.chunks(len(self.rows), len(self.heads[0][1])):
-            with threadpoolctl.threadpool_limits(1):
-                logits = _unseen(self.rows[part], self.folds[part], self.heads)
-            yield part, predictions.probabilities(logits, temperature=self.temperature)
+        for part in arrays.chunks(*self.logits.shape):
+            shares = predictions.probabilities(self.logits[part], temperature=self.temperature)
+            yield part, shares
 
 
 def fit_head(
@@ -157,7 +151,7 @@ def fit_head(
     with threadpoolctl.threadpool_limits(1):
         center, scale, rows, basis = _reduce(features)
         folds = _deal(labels[some], copies[some], rng)
-        strength, unseen, _ = _cross_validate(rows[some], labels[some], weights[some], folds)
+        strength, unseen = _cross_validate(rows[some], labels[some], weights[some], folds)
         weight, bias = _linear(_regression(strength).fit(rows, labels, weights))
         weight = (weight if basis is None else weight @ basis) / scale
         bias = bias - weight @ center
@@ -186,8 +180,8 @@ def predict_out_of_fold(
 ) -> OutOfFold:
     """Cross-validate as `fit_head` does, for what the labels look like from outside.
 
-    Strength and temperature are chosen on 10,000 pictures at the most; the heads learn from all.
-    While one learns, it takes 8 * N * K bytes beside the features, twice that up to 10,000.
+    The strength is chosen on 10,000 pictures at the most; the logits are of all. Of more, they
+    are float32, and while a head learns it takes twice the memory that they do.
 
     Args:
         features: (N, D).
@@ -207,16 +201,13 @@ def predict_out_of_fold(
     with threadpoolctl.threadpool_limits(1):
         _, _, rows, _ = _reduce(features)
         folds = _deal(labels[some], copies[some], rng)
-        strength, logits, heads = _cross_validate(rows[some], labels[some], weights[some], folds)
+        strength, logits = _cross_validate(rows[some], labels[some], weights[some], folds)
         if len(some) < len(labels):
             folds, rows = _deal(labels, copies, rng), rows.astype(np.float32)
             models = [_regression(strength, _CHOOSING_TOLERANCE) for _ in range(FOLDS)]
-            heads = _fit_folds(models, rows, labels, weights, folds)
-            logits = _unseen(rows[some], folds[some], heads)
-    temperature = fit_temperature(logits, labels[some])
-    return OutOfFold(
-        rows=rows, folds=folds, heads=heads, temperature=temperature, strength=strength
-    )
+            logits = _fit_folds(models, rows, labels, weights, folds)
+    temperature = fit_temperature(logits, labels)
+    return OutOfFold(logits=logits, temperature=temperature, strength=strength)
 
 
 def score(logits: NDArray[np.floating], labels: Integers, *, temperature: float = 1.0) -> Scores:
@@ -343,31 +334,30 @@ def _deal(labels: Integers, copies: Integers, rng: np.random.Generator) -> Integ
 
 def _cross_validate(
     rows: Floats, labels: Integers, weights: Floats, folds: Integers
-) -> tuple[float, Floats, Linears]:
+) -> tuple[float, NDArray[np.floating]]:
     """Choose the strength, and compute the logits of pictures by heads that lack them.
 
     The stronger the data, the longer a fit takes: once it is clearly worse, no more are
     tried. What counts is the likelihood after the temperature, which follows anyway.
 
     Returns:
-        The strength, (N, K) logits, and the heads.
+        The strength, and (N, K) logits.
     """
     # Each starts from its last fit.
     models = [_regression(STRENGTHS[0], _CHOOSING_TOLERANCE) for _ in range(FOLDS)]
-    best: tuple[float, tuple[float, Floats, Linears]] | None = None
+    best: tuple[float, float, NDArray[np.floating]] | None = None
     for strength in STRENGTHS:
         for model in models:
             model.set_params(C=strength)
-        heads = _fit_folds(models, rows, labels, weights, folds)
-        logits = _unseen(rows, folds, heads)
+        logits = _fit_folds(models, rows, labels, weights, folds)
         temperature = fit_temperature(logits, labels, weights)
         loss = score(logits, labels, temperature=temperature).nll
         if best is None or loss < best[0]:
-            best = loss, (strength, logits, heads)
+            best = loss, strength, logits
         elif loss > best[0] * _WORSE:
             break
     assert best is not None
-    return best[1]
+    return best[1], best[2]
 
 
 def _fit_folds(
@@ -376,25 +366,19 @@ def _fit_folds(
     labels: Integers,
     weights: Floats,
     folds: Integers,
-) -> Linears:
-    """Fit a head to the rest of each fold, as many at a time as memory allows."""
+) -> NDArray[np.floating]:
+    """Compute (N, K) logits by heads that lack them, as many at a time as memory allows."""
+    logits = np.empty((len(rows), int(labels.max()) + 1), rows.dtype)
 
-    def fit(fold: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-        rest = folds != fold
-        return _linear(models[fold].fit(rows[rest], labels[rest], weights[rest]))
+    def fit(fold: int) -> None:
+        rest, own = folds != fold, folds == fold
+        weight, bias = _linear(models[fold].fit(rows[rest], labels[rest], weights[rest]))
+        logits[own] = rows[own] @ weight.T + bias
 
-    each = 2 * rows.itemsize * len(rows) * (int(labels.max()) + 1)  # logits and their gradient
+    each = 2 * logits.nbytes  # its own logits, and their gradient
     workers = max(1, min(FOLDS, os.cpu_count() or 1, _MEMORY // each))
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(fit, range(FOLDS)))
-
-
-def _unseen(rows: NDArray[np.floating], folds: Integers, heads: Linears) -> Floats:
-    """Compute (N, K) logits, each row by the head of its fold."""
-    logits = np.empty((len(rows), len(heads[0][1])))
-    for fold, (weight, bias) in enumerate(heads):
-        own = folds == fold
-        logits[own] = rows[own] @ weight.T + bias
+        list(pool.map(fit, range(FOLDS)))
     return logits
 
 
