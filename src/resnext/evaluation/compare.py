@@ -152,7 +152,11 @@ def compare(
             **_differences(judged, classes),
             "speed": _speed(turns),
         }
-        figures["data"]["notes"] = [*truth.notes, *_notes(figures, judged)]
+        figures["data"]["notes"] = [
+            *truth.notes,
+            *_note_classes(models, restrict=question.restrict),
+            *_notes(figures, judged),
+        ]
         problems = tuple(Problem(truth.entries[n].name, reason) for n, reason in bad.items())
         yield Compared(figures=figures, judged=judged, problems=problems)
 
@@ -233,6 +237,17 @@ def _describe(model: Classifier, judged: Judged, matching: Matching, learned: in
         "learned_from": learned,
         **{f"top{k}": summary.proportion(top_k(judged.ranks, k)) for k in (1, 5)},
     }
+
+
+def _note_classes(models: Sequence[Classifier], *, restrict: bool) -> list[str]:
+    """Say that one model has more to choose from, which is no fault of its answers."""
+    counts = [len(model.document.labels.class_names) for model in models]
+    if restrict or counts[0] == counts[1]:
+        return []
+    return [
+        f"A chooses among {counts[0]:,} classes and B among {counts[1]:,}, where the one with fewer"
+        " is more often right by chance: --restrict lets both choose among those of the data"
+    ]
 
 
 def _notes(figures: Figures, judged: tuple[Judged, Judged]) -> list[str]:
