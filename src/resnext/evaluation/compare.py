@@ -154,8 +154,8 @@ def compare(
         }
         figures["data"]["notes"] = [
             *truth.notes,
-            *_note_classes(models, restrict=question.restrict),
             *_notes(figures, judged),
+            *_note_classes(models, restrict=question.restrict),
         ]
         problems = tuple(Problem(truth.entries[n].name, reason) for n, reason in bad.items())
         yield Compared(figures=figures, judged=judged, problems=problems)
