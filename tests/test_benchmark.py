@@ -6,12 +6,13 @@ import datetime
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from resnext import testing, weights
+from resnext import arch, testing, weights
 from resnext.cli import app
 from resnext.deploy import benchmark, roofline
 from resnext.errors import ConfigError, EngineError
@@ -70,6 +71,47 @@ def test_a_report_says_how_to_measure_again(report: benchmark.Report, tiny: Loca
     now = datetime.datetime.now(datetime.UTC)
     assert moment.microsecond == 0 and 0 <= (now - moment).total_seconds() < 3600
     assert report.software["resnext"]
+
+
+def test_each_number_of_threads_is_a_contender_with_a_peak_of_its_own(
+    tiny: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(roofline, "peak_macs", lambda _precision, *, threads: 1e9 * threads)
+    pairs = [("openvino", "fp32"), ("plain-openvino", "auto")]
+    found = benchmark.benchmark(tiny, pairs, **QUICK | {"threads": [1, 2], "batch_sizes": [3]})
+    assert [(row.engine, row.threads) for row in found.rows] == [
+        ("openvino", 1), ("openvino", 2), ("plain-openvino", None),
+    ]  # fmt: skip
+    assert found.peaks == {"fp32": {"1": 1e9, "2": 2e9}} and found.asked["threads"] == [1, 2]
+    macs = arch.num_macs(tiny.document.architecture, found.input_size)
+    for row in found.rows[:2]:
+        assert row.images_per_s is not None and row.threads is not None
+        assert row.peak_share == pytest.approx(row.images_per_s * macs / (1e9 * row.threads))
+    assert found.rows[2].peak_share is None
+    assert benchmark.header(found)[:4] == ("engine", "precision", "threads", "batch")
+    assert [row[2:4] for row in benchmark.table(found)] == [("1", "3"), ("2", "3"), ("auto", "3")]
+    assert [row["threads"] for row in json.loads(json.dumps(found.to_json()))["rows"]] == [
+        1, 2, None,
+    ]  # fmt: skip
+    axes, plots = (
+        pytest.importorskip(name) for name in ("matplotlib.axes", "resnext.deploy.plots")
+    )
+    named: list[list[str]] = []
+    monkeypatch.setattr(axes.Axes, "set_yticks", lambda _self, _at, names, **_: named.append(names))
+    plots.draw(found, tmp_path / "a.png")
+    assert named == [[
+        "plain-openvino, auto, batch 3", "openvino, fp32, batch 3, 2 threads",
+        "openvino, fp32, batch 3, 1 thread",
+    ]]  # fmt: skip
+
+
+def test_one_number_of_threads_needs_no_column(report: benchmark.Report) -> None:
+    assert {row.threads for row in report.rows} == {None}
+    assert list(report.peaks["fp32"]) == ["auto"]
+    one = replace(report, rows=tuple(replace(row, threads=2) for row in report.rows))
+    for each in (report, one):
+        assert benchmark.header(each) == benchmark.HEADER
+        assert {len(row) for row in benchmark.table(each)} == {len(benchmark.HEADER)}
 
 
 def test_what_was_asked_for_gives_the_same_contenders() -> None:
@@ -177,7 +219,8 @@ def test_a_hint_is_said_once_behind_the_rows_it_is_for() -> None:
         benchmark.Row(engine="timm", precision="fp32", **missing),
         benchmark.Row(engine="openvino", precision="fp32", batch_size=1, images_per_s=3.0),
         benchmark.Row(engine="torch", precision="bf16", batch_size=1, reason="it is off"),
-        benchmark.Row(engine="timm", precision="bf16", **missing),
+        benchmark.Row(engine="timm", precision="bf16", threads=1, **missing),
+        benchmark.Row(engine="timm", precision="bf16", threads=2, **missing),
     )
     report = benchmark.Report(
         model="m", architecture="a", input_size=32, rounds=1, rows=rows, peaks={}
@@ -232,5 +275,8 @@ def test_the_command_prints_a_table_and_writes_files(
     assert len(json.loads(capsys.readouterr().out)["rows"]) == 1
     assert app.run(["benchmark", str(path), "--batches", "0"]) == 2
     assert "--batches is '0'" in capsys.readouterr().err
+    for wrong in ("0", "two", ""):
+        assert app.run(["benchmark", str(path), "--threads", wrong]) == 2
+        assert f"--threads is '{wrong}'" in capsys.readouterr().err
     assert app.run(["benchmark", str(path), "--plot", "p.txt"]) == 2
     assert "--plot is 'p.txt'; expected a name that ends in .png" in capsys.readouterr().err

@@ -429,8 +429,9 @@ def test_changed_pictures_and_other_models_are_another_run(
 def test_other_software_another_processor_and_threads_are_another_run(
     tiny: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def compute(threads: int | None = 1) -> None:
+    def compute(threads: int | None = 1, *, remembered: int | None = None) -> None:
         engine = testing.ConstantEngine([5, 0, 0, 0, 0, 0])
+        engine.threads = remembered
         classifier = resnext.Classifier(tiny, engine=engine, threads=threads)
         with evaluate(classifier, Question(data=photos), output=tmp_path):
             pass
@@ -439,6 +440,9 @@ def test_other_software_another_processor_and_threads_are_another_run(
     compute()
     with pytest.raises(ConfigError, match="other threads"):
         compute(threads=2)
+    with pytest.raises(ConfigError, match="other threads"):
+        compute(threads=None, remembered=2)
+    compute(threads=None, remembered=1)
     newer = {**run.versions("numpy", "pillow"), "pillow": "999"}
     with monkeypatch.context() as patched:
         patched.setattr(run, "versions", lambda *_: newer)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from resnext import testing, weights
+from resnext import cores, testing, weights
 from resnext.cli import app
 from resnext.deploy import benchmark, roofline
 from resnext.engines import select, tuning
@@ -42,6 +42,50 @@ def test_what_is_kept_is_found_and_taken(tiny: LocalModel) -> None:
     other = replace(tiny, sha256="0" * 64)
     tuning.remember(other, [replace(CHOICE, batch_size=5)])
     assert (tuning.find(tiny), len(json.loads(path.read_text()))) == (CHOICE, 2)
+
+
+def _threads_of(engine: Any) -> int:
+    """Return what the runtime itself says."""
+    network = engine._request.get_compiled_model()
+    return int(network.get_property("INFERENCE_NUM_THREADS"))
+
+
+def test_the_number_of_threads_is_kept_too(
+    tiny: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "available", lambda: 2)
+    rows = [
+        benchmark.Row(engine="openvino", precision="fp32", batch_size=3, threads=number,
+                      images_per_s=rate)
+        for number, rate in ((1, 9.0), (2, 8.0))
+    ]  # fmt: skip
+    benchmark.remember(tiny, replace(REPORT, rows=tuple(rows)))
+    found = tuning.find(tiny)
+    assert found is not None and found.threads == 1
+    with select.load(tiny) as engine:
+        assert (engine.threads, _threads_of(engine), engine.best_batch_size) == (1, 1, 3)
+    with select.load(tiny, threads=2) as engine:  # as asked for
+        assert (engine.threads, _threads_of(engine)) == (2, 2)
+    with select.load(tiny, engine="openvino") as engine:
+        assert engine.threads is None
+    monkeypatch.setattr(cores, "available", lambda: 1)
+    assert tuning.find(tiny) is None  # measured where there were more
+
+
+def test_a_record_without_threads_is_read(tiny: LocalModel) -> None:
+    path = tuning.remember(tiny, [CHOICE])
+    [(key, entry)] = json.loads(path.read_text()).items()
+    assert entry["fp32"].pop("threads") is None
+    path.write_text(json.dumps({key: entry}))
+    assert tuning.find(tiny) == CHOICE
+
+
+def test_of_a_gpu_no_number_of_threads_is_kept(tiny: LocalModel) -> None:
+    row = benchmark.Row(engine="torch", precision="fp16", batch_size=8, threads=1, gpu="H",
+                        images_per_s=9.0)  # fmt: skip
+    benchmark.remember(tiny, replace(REPORT, rows=(row,)))
+    found = tuning.find(tiny)
+    assert found is not None and (found.engine, found.threads) == ("torch", None)
 
 
 def test_a_precision_has_its_own(tiny: LocalModel) -> None:
@@ -113,6 +157,10 @@ def test_a_backend_can_be_remembered(tiny: LocalModel, monkeypatch: pytest.Monke
         {"gpu": "yes"},
         {"more": 1},
         {"images_per_s": "fast"},
+        {"threads": 0},
+        {"threads": 1_000_000},
+        {"threads": "1"},
+        {"threads": True},
     ],
 )
 def test_what_is_damaged_counts_as_absent(damage: Any, tiny: LocalModel) -> None:
@@ -166,20 +214,28 @@ def test_the_command_keeps_the_fastest(
     monkeypatch.setattr(roofline, "_SECONDS", 0.02)
     arguments = ["benchmark", str(tiny.path), "--engines", "openvino", "--precisions", "fp32"]
     arguments += ["--rounds", "1", "--seconds", "0.02", "--batches", "1,4", "--remember"]
-    assert app.run(arguments) == 0
+    # One number, which any machine has: what is kept is the fastest of what was measured.
+    assert app.run([*arguments, "--threads", "1"]) == 0
     assert "note: kept in" in capsys.readouterr().err
     found = tuning.find(tiny)
     assert found is not None and found.batch_size in (1, 4) and found.engine == "openvino"
+    assert found.threads == 1
+    assert app.run(arguments) == 0
+    found = tuning.find(tiny)
+    assert found is not None and found.threads is None
 
 
-def test_what_some_threads_did_is_no_answer_for_all(tiny: LocalModel, capsys: Any) -> None:
-    assert app.run(["benchmark", str(tiny.path), "--threads", "1", "--remember"]) == 2
+def test_more_threads_than_can_run_are_not_kept(
+    tiny: LocalModel, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(cores, "available", lambda: 2)
+    assert app.run(["benchmark", str(tiny.path), "--threads", "1,2,3", "--remember"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""  # nothing was timed
-    assert "--remember is for commands without --threads" in captured.err
-    row = benchmark.Row(engine="torch", precision="fp32", batch_size=1, images_per_s=9.0)
-    with pytest.raises(ConfigError, match="measured with threads=1"):
-        benchmark.remember(tiny, replace(REPORT, rows=(row,), asked={"threads": 1}))
+    assert "threads 3: expected at most 2 to remember" in captured.err
+    row = benchmark.Row(engine="torch", precision="fp32", batch_size=1, images_per_s=9.0, threads=3)
+    with pytest.raises(ConfigError, match="threads 3: expected at most 2"):
+        benchmark.remember(tiny, replace(REPORT, rows=(row,)))
     assert tuning.find(tiny) is None
 
 

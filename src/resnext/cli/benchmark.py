@@ -30,7 +30,7 @@ from resnext.cli.complete import complete, complete_model
               help="Turns of each.")  # fmt: skip
 @click.option("--seconds", type=click.FloatRange(min=0.01), default=1.0, show_default=True,
               help="Length of a turn.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: as each likes.")
+@click.option("--threads", help="CPU threads, such as 1,2; default: as each likes.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False),
               help="Write or replace what was measured, as JSON.")  # fmt: skip
 @click.option(
@@ -49,6 +49,7 @@ def benchmark(
     against: str,
     precisions: str,
     batches: str,
+    threads: str | None,
     output: Path | None,
     plot: Path | None,
     remember: bool,
@@ -69,11 +70,12 @@ def benchmark(
     from resnext.files import atomic, check_place, check_replaceable
     from resnext.results.formats import printable
 
-    if remember and options["threads"]:
-        raise click.UsageError("--remember is for commands without --threads; give one of both.")
     names = [_words(given) for given in (engines, against, precisions)]
     timing.choose(*names)  # a name that is unknown is said before a download
-    sizes = _numbers(batches)
+    sizes = _numbers("--batches", batches)
+    options["threads"] = [] if threads is None else _numbers("--threads", threads)
+    if remember:
+        timing.check_threads(options["threads"])
     for place in filter(None, (output, plot)):
         check_place(place)
         check_replaceable(place, inputs=[model])
@@ -87,7 +89,8 @@ def benchmark(
     if as_json:
         text.dump(report.to_json())
     elif report.best:
-        print(text.table(timing.HEADER, timing.table(report), right=timing.HEADER[2:]))
+        header = timing.header(report)
+        print(text.table(header, timing.table(report), right=header[2:]))
     for note in timing.notes(report):
         print(printable(note), file=sys.stderr)
     if report.best is None:
@@ -115,11 +118,11 @@ def _words(given: str) -> list[str]:
     return [word.strip() for word in given.split(",") if word.strip()]
 
 
-def _numbers(given: str) -> list[int]:
+def _numbers(option: str, given: str) -> list[int]:
     try:
-        sizes = [int(word) for word in _words(given)]
+        numbers = [int(word) for word in _words(given)]
     except ValueError:
-        sizes = []
-    if not sizes or min(sizes) < 1:
-        raise click.UsageError(f"--batches is {given!r}; expected numbers such as 1,8.")
-    return sizes
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise click.UsageError(f"{option} is {given!r}; expected numbers such as 1,8.")
+    return list(dict.fromkeys(numbers))

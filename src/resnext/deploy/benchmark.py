@@ -13,15 +13,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from resnext import arch
+from resnext import arch, cores
 from resnext.deploy import roofline, traffic
 from resnext.deploy.certificate import software
-from resnext.deploy.contender import OWN, PRECISIONS, RIVALS, USUAL
+from resnext.deploy.contender import OWN, PRECISIONS, RIVALS, USUAL, has_own_settings
 from resnext.engines import tuning
 from resnext.engines.base import Precision
 from resnext.errors import ConfigError, EngineError, closest, import_extra
@@ -46,6 +46,7 @@ class Row:
         engine: Of `contender.OWN` or `contender.RIVALS`.
         precision: What it computes in.
         batch_size: Pictures at once.
+        threads: Of the processor; None for what it takes by itself.
         images_per_s: Median of the rounds; None where it did not run.
         low: Slowest round.
         high: Fastest round.
@@ -53,7 +54,8 @@ class Row:
         p99_ms: 99 of 100 calls took no longer.
         startup_s: From the start of the process to the first answer.
         memory_mb: The most memory the process took.
-        peak_share: Share of the processor's, or GPU's, peak in that precision, 0 to 1.
+        peak_share: Share of the peak in that precision, 0 to 1: the processor's with as many
+            threads, or the GPU's.
         gpu: Name of the GPU it ran on; "" for the processor.
         gpu_memory_mb: The most memory of the GPU that torch held.
         roof_share: On a GPU: share of the most that products and bytes allow, see `traffic`.
@@ -64,6 +66,7 @@ class Row:
     engine: str
     precision: str
     batch_size: int
+    threads: int | None = None
     images_per_s: float | None = None
     low: float = 0.0
     high: float = 0.0
@@ -88,8 +91,9 @@ class Report:
         architecture: Its network.
         input_size: Side of its input.
         rounds: Turns of each contender.
-        rows: One per contender and batch size.
-        peaks: Multiply-adds a second of this processor, by precision.
+        rows: One per contender, number of threads and batch size.
+        peaks: Multiply-adds a second of this processor, by precision, then by the number of
+            threads as text, "auto" where it was left open.
         gpu: What `gpu.measure` says of the GPU; empty where none was used.
         machine: What it is.
         software: What ran.
@@ -103,7 +107,7 @@ class Report:
     input_size: int
     rounds: int
     rows: tuple[Row, ...]
-    peaks: dict[str, float]
+    peaks: dict[str, dict[str, float]]
     gpu: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=machine)
     software: dict[str, str | None] = field(default_factory=software)
@@ -116,6 +120,11 @@ class Report:
         """The fastest row, or None where nothing ran."""
         ran = [row for row in self.rows if row.images_per_s is not None]
         return max(ran, key=lambda row: row.images_per_s or 0, default=None)
+
+    @property
+    def tells_threads(self) -> bool:
+        """Whether rows differ in their number of threads."""
+        return len({row.threads for row in self.rows}) > 1
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON values."""
@@ -172,7 +181,7 @@ def benchmark(
     batch_sizes: Sequence[int] = (1, 8),
     rounds: int = 5,
     seconds: float = 1.0,
-    threads: int | None = None,
+    threads: Sequence[int] = (),
     progress: Progress | None = None,
 ) -> Report:
     """Measure a model.
@@ -183,7 +192,8 @@ def benchmark(
         batch_sizes: Pictures at once.
         rounds: Turns of each contender and batch size.
         seconds: Length of a turn.
-        threads: Processor threads of each; None for what each takes by itself.
+        threads: Numbers of processor threads, each of them for each contender, plain runtimes
+            aside; what each takes by itself if empty.
         progress: Called with the turns done and those of all.
 
     Raises:
@@ -192,8 +202,9 @@ def benchmark(
     began = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with contextlib.ExitStack() as stack:
         open_ones = [
-            stack.enter_context(_opened(local, engine, precision, threads))
+            stack.enter_context(_opened(local, engine, precision, number))
             for engine, precision in contenders
+            for number in ((None,) if has_own_settings(engine) else threads or (None,))
         ]
         turns = [
             (one, size) for one in open_ones if not one.reason for size in batch_sizes
@@ -205,10 +216,11 @@ def benchmark(
                 done += 1
                 if progress is not None:
                     progress(done, rounds * len(turns))
-    report = _report(local, open_ones, batch_sizes, rounds=rounds, threads=threads)
+    report = _report(local, open_ones, batch_sizes, rounds=rounds)
     asked = _words(contenders)
     asked |= {"batches": list(batch_sizes), "rounds": rounds, "seconds": seconds}
-    return replace(report, sha256=local.sha256, date=began, asked={**asked, "threads": threads})
+    asked["threads"] = list(threads) or None
+    return replace(report, sha256=local.sha256, date=began, asked=asked)
 
 
 def _words(contenders: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -227,27 +239,19 @@ def _report(
     batch_sizes: Sequence[int],
     *,
     rounds: int,
-    threads: int | None,
 ) -> Report:
     spec, size = local.document.architecture, local.document.preprocess.input_size
     ran = [one for one in contenders if not one.reason]
-    names, on_gpu = (
-        sorted({one.precision for one in ran if bool(one.gpu) == gpu}, reverse=True)
-        for gpu in (False, True)
-    )
-    peaks = {
-        name: roofline.peak_macs(name, threads=threads)
-        for name in names
-        if name in roofline.PRECISIONS
-    }
+    peaks = roofline.measure((one.precision, one.threads) for one in ran if not one.gpu)
     gpu: dict[str, Any] = {}
-    if on_gpu:
+    if on_gpu := sorted({one.precision for one in ran if one.gpu}, reverse=True):
         gpu = import_extra("resnext.deploy.gpu", extra="torch").measure(on_gpu)
     macs, work = arch.num_macs(spec, size), traffic.kernels(spec, size)
 
     def row(one: _Contender, count: int) -> Row:
         if one.reason or not one.gpu:
-            return one.row(count, peaks.get(one.precision, 0.0) / macs)
+            known = peaks.get(one.precision, {})
+            return one.row(count, known.get(roofline.name(one.threads), 0.0) / macs)
         peak, bandwidth = gpu["peaks"][one.precision], gpu["bandwidth"]
         width = 2 if one.precision in ("bf16", "fp16") else 4
         roof = traffic.images_per_s(work, count, peak=peak, bandwidth=bandwidth, width=width)
@@ -269,25 +273,36 @@ def _report(
     )
 
 
+def check_threads(threads: Iterable[int]) -> None:
+    """Refuse numbers of threads that `remember` would not keep.
+
+    Raises:
+        ConfigError: There are more than can run at the same time here.
+    """
+    most = cores.available()
+    if too_many := [str(number) for number in threads if number > most]:
+        raise ConfigError(
+            f"threads {', '.join(too_many)}: expected at most {most} to remember, which is what"
+            " can run at the same time here",
+            hint="leave them out, or measure without remembering",
+        )
+
+
 def remember(local: LocalModel, report: Report) -> Path:
     """Let the fastest engine of this package be what "auto" takes for a model here.
 
-    In all, and for each precision; one that was not measured now stays as it was. Not
-    torch:compile: every start would take minutes.
+    In all, and for each precision, with the number of threads it was measured with; a precision
+    that was not measured now stays as it was. Not torch:compile: every start would take minutes.
 
     Returns:
         The file that says so.
 
     Raises:
-        ConfigError: It was measured with a number of threads.
+        ConfigError: It was measured with more threads than can run at the same time here.
         EngineError: None of them ran.
         OutputError: The cache cannot be written.
     """
-    if report.asked.get("threads"):
-        raise ConfigError(
-            f"measured with threads={report.asked['threads']}; what is kept is for all cores",
-            hint="leave threads open",
-        )
+    check_threads(row.threads for row in report.rows if row.threads)
     ran = [
         row
         for row in report.rows
@@ -310,20 +325,29 @@ def _make_choice(row: Row) -> tuning.Choice:
         batch_size=row.batch_size,
         images_per_s=round(row.images_per_s or 0, 2),
         gpu=bool(row.gpu),
+        threads=None if row.gpu else row.threads,  # for a GPU, the fastest was so by chance
     )
 
 
+def header(report: Report) -> tuple[str, ...]:
+    """Return the names of the columns of `table`."""
+    return (*HEADER[:2], "threads", *HEADER[2:]) if report.tells_threads else HEADER
+
+
 def table(report: Report) -> list[tuple[str, ...]]:
-    """Return a row of texts for each row of a report that ran, under `HEADER`."""
+    """Return a row of texts for each row of a report that ran, under `header`."""
     best = report.best
     rows: list[tuple[str, ...]] = []
     for row in report.rows:
         if row.images_per_s is None or best is None or best.images_per_s is None:
             continue
-        start = (row.engine, row.precision, str(row.batch_size))
+        threads = (roofline.name(row.threads),) if report.tells_threads else ()
         share = "" if row.peak_share is None else f"{100 * row.peak_share:.0f}%"
         rows.append((
-            *start,
+            row.engine,
+            row.precision,
+            *threads,
+            str(row.batch_size),
             f"{row.images_per_s:.1f}",
             f"{row.low:.1f}-{row.high:.1f}",
             f"{row.p50_ms:.2f}",
@@ -337,12 +361,12 @@ def table(report: Report) -> list[tuple[str, ...]]:
 
 
 def notes(report: Report) -> list[str]:
-    """Return a sentence for each row that did not run, and each hint once, behind its rows."""
-    reasons: dict[str, list[str]] = {}
+    """Return a sentence for what did not run, once, and each hint once, behind its sentences."""
+    reasons: dict[str, dict[str, None]] = {}
     for row in report.rows:
         if row.reason:
             said = f"note: {row.engine} ({row.precision}) did not run: {row.reason}"
-            reasons.setdefault(row.hint, []).append(said)
+            reasons.setdefault(row.hint, {})[said] = None  # not for each number of threads
     return [
         sentence
         for hint, sentences in reasons.items()
@@ -359,6 +383,7 @@ class _Contender:
 
     def __init__(self, task: dict[str, Any]) -> None:
         self.engine, self.precision = task["engine"], task["precision"]
+        self.threads: int | None = task["threads"]
         self.memory = self.gpu_memory = 0.0
         self.rounds: dict[int, list[list[float]]] = {}
         start = time.perf_counter()
@@ -396,7 +421,8 @@ class _Contender:
             batch_size: Pictures at once.
             peak_rate: Pictures a second at the processor's peak; 0 where it is not known.
         """
-        names = {"engine": self.engine, "precision": self.precision, "batch_size": batch_size}
+        names: Any = {"engine": self.engine, "precision": self.precision}
+        names |= {"threads": self.threads, "batch_size": batch_size}
         if self.reason:
             return Row(**names, reason=self.reason, hint=self.hint)
         turns = self.rounds[batch_size]

@@ -81,11 +81,16 @@ def open_network(task: dict[str, Any]) -> tuple[int, Run]:
     if name in OWN:
         engine = select.load(local, engine=name, precision=precision, threads=threads)
         return size, engine.run
-    if name.startswith("plain-"):
+    if has_own_settings(name):
         return size, _open_plain(local, name.removeprefix("plain-"))
     rivals = import_extra("resnext.deploy.rivals", extra="train")
     run: Run = rivals.open_rival(local, name, precision=precision, threads=threads)
     return size, run
+
+
+def has_own_settings(name: str) -> bool:
+    """Tell whether a rival is a runtime as it comes, whose threads nobody sets."""
+    return name.startswith("plain-")
 
 
 def gpu_of(engine: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from resnext.deploy.benchmark import Report
+from resnext.errors import counted
 from resnext.results import figures
 
 _COLORS = {
@@ -40,6 +41,11 @@ def draw(report: Report, path: Path) -> None:
     colors = [_COLORS[row.precision] for row in rows]
     axis.barh(range(len(rows)), rates, color=colors, xerr=spans, error_kw={"capsize": 3})
     names = [f"{row.engine}, {row.precision}, batch {row.batch_size}" for row in rows]
+    if report.tells_threads:
+        names = [
+            name + (f", {counted(row.threads, 'thread')}" if row.threads else "")
+            for name, row in zip(names, rows, strict=True)
+        ]
     axis.set_yticks(range(len(rows)), names, fontsize=8)
     for index, (rate, row) in enumerate(zip(rates, rows, strict=True)):
         axis.text(row.high, index, f"  {rate:.1f}", va="center", fontsize=8)

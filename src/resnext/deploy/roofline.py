@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from resnext import cores
 from resnext.engines.openvino import open_core, ov
 
 PRECISIONS = ("fp32", "bf16", "int8")
@@ -20,12 +22,34 @@ _SECONDS = 0.5
 _HINTS = {"fp32": "f32", "bf16": "bf16"}  # an 8-bit product has twice the peak of bf16
 
 
+def measure(asked: Iterable[tuple[str, int | None]]) -> dict[str, dict[str, float]]:
+    """Measure what is asked for, each once.
+
+    Args:
+        asked: Precision and number of threads; a precision that has no peak is left out.
+
+    Returns:
+        Multiply-adds a second by precision, then by `name` of the threads.
+    """
+    peaks: dict[str, dict[str, float]] = {}
+    for precision, threads in dict.fromkeys(asked):
+        if precision in PRECISIONS:
+            peak = peak_macs(precision, threads=threads)
+            peaks.setdefault(precision, {})[name(threads)] = peak
+    return peaks
+
+
+def name(threads: int | None) -> str:
+    """Return a number of threads as text; "auto" where it was left open."""
+    return "auto" if threads is None else str(threads)
+
+
 def peak_macs(precision: str, *, threads: int | None = None) -> float:
     """Measure the multiply-adds a second of matrix products, one after the other.
 
     Args:
         precision: "fp32", "bf16" or "int8".
-        threads: Processor threads; None for all cores.
+        threads: Processor threads; None for as many as engines take that nobody told.
 
     Returns:
         The best that was seen in half a second; for "int8" twice that of bf16, as such
@@ -41,6 +65,7 @@ def peak_macs(precision: str, *, threads: int | None = None) -> float:
         value = ops.matmul(value, weight, False, True)
     model = ov.Model([value], [image])
     settings = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+    threads = threads or cores.limit()
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = str(threads)
     request = open_core().compile_model(model, "CPU", settings).create_infer_request()

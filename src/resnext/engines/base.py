@@ -135,9 +135,13 @@ class AbstractEngine(ABC):
         signature: Sizes of the network's input and outputs.
         precision: What the arithmetic is done in.
         best_batch_size: Number of pictures per call with the highest throughput here.
+
+    Attributes:
+        threads: Processor threads that `select.load` opened it with; None for its own choice.
     """
 
     name: ClassVar[str]
+    threads: int | None = None
 
     def __init__(self, signature: Signature, *, precision: Precision, best_batch_size: int) -> None:
         self.signature = signature

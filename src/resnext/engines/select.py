@@ -47,7 +47,8 @@ def load(
             "tf32" as well, or "auto" for what is fastest on this machine. Where `resnext
             benchmark --remember` has measured, and engine and threads are open, they are
             what was fastest there, in all or in this precision.
-        threads: Number of processor threads, or None for what suits the machine.
+        threads: Number of processor threads, or None for what suits the machine. Torch has
+            one number for the whole process.
         feature_maps: Let the last feature maps out as well.
         device: Of the torch engine: such as "cuda:1" or "cpu"; None for a GPU if there is one.
 
@@ -75,7 +76,7 @@ def load(
         choice = tuning.find(local, precision)
     # A GPU may be hidden since: the choice says nothing of the processor.
     if choice is not None and is_installed(choice.engine) and (not choice.gpu or has_gpu()):
-        engine, precision = choice.engine, choice.precision
+        engine, precision, threads = choice.engine, choice.precision, choice.threads
     _check_channels(local)
     options: dict[str, Any] = {"precision": precision, "threads": threads}
     if engine in TORCH:
@@ -84,6 +85,7 @@ def load(
         opened = _open_graph(local, engine, feature_maps=feature_maps, **options)
     if choice is not None and engine == choice.engine:
         opened.best_batch_size = choice.batch_size
+    opened.threads = threads
     return opened
 
 

@@ -1,8 +1,8 @@
 """What is fastest for a model on this machine, once that was measured.
 
 `resnext benchmark --remember` measures and writes it down for each precision; `select.load`
-asks for it where engine and threads are left open. The key is the model, the processor, the
-GPUs and the versions of the runtimes, so an update begins anew.
+asks for it where engine and threads are left open. The key is the model, the processor and how
+many threads of it can run, the GPUs and the versions of the runtimes, so an update begins anew.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class Choice:
         batch_size: Pictures at once.
         images_per_s: How fast that was.
         gpu: Whether it ran on a GPU.
+        threads: Of the processor; None for what the engine takes by itself.
     """
 
     engine: str
@@ -46,6 +47,7 @@ class Choice:
     batch_size: int
     images_per_s: float
     gpu: bool
+    threads: int | None = None  # which older records lack
 
 
 def find(local: LocalModel, precision: str = "auto") -> Choice | None:
@@ -121,13 +123,14 @@ def _by_precision(entry: Any) -> dict[str, Choice]:
 
 
 def _is_sound(choice: Choice) -> bool:
-    batch = choice.batch_size
+    batch, threads = choice.batch_size, choice.threads
     return (
         choice.engine in _ENGINES
         and isinstance(batch, int)
         and 1 <= batch <= _MOST_BATCH
         and isinstance(choice.gpu, bool)
         and isinstance(choice.images_per_s, int | float)
+        and (threads is None or (type(threads) is int and 1 <= threads <= cores.available()))
     )
 
 

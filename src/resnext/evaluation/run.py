@@ -45,7 +45,7 @@ def identify(classifier: Classifier, entries: Sequence[Entry]) -> dict[str, Any]
         "code": [GRAPH_VERSION, FEATURES_VERSION],
         "software": versions(*_SOFTWARE),
         "processor": machine(),
-        "threads": classifier.threads,
+        "threads": classifier.threads or engine.threads,  # asked for, or remembered
         "pictures": len(entries),
         "data": fingerprint(entries),
     }
