@@ -212,7 +212,30 @@ def test_embeddings_as_parquet(tiny: str, data: Path, tmp_path: Path) -> None:
 
 def test_an_unknown_suffix_is_refused(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["embed", str(CAT), "-m", tiny, "-o", "e.xyz"]) == 2
-    assert "none of the formats npy, parquet" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "none of the formats npy, parquet" in shown
+    assert "--format" not in shown  # which this command does not have
+
+
+@pytest.mark.parametrize("suffix", ["npy", "parquet"])
+def test_without_one_picture_an_older_file_stays(
+    suffix: str, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    out = tmp_path / f"e.{suffix}"
+    words = ["-m", tiny, "-o", str(out), "--precision", "fp32"]
+    assert app.run(["embed", str(CAT), *words]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "empty").mkdir()
+    for wrong in (str(tmp_path / "absent"), str(tmp_path / "empty"), __file__):
+        capsys.readouterr()
+        assert app.run(["embed", wrong, *words, "--ignore-errors"]) == 3
+        shown = capsys.readouterr()
+        assert "there is no picture to embed; nothing is written" in shown.err
+        assert shown.out == ""
+        assert {path: path.read_bytes() for path in before} == before
+        assert len(list(tmp_path.iterdir())) == len(before) + 1
 
 
 # --- index and search -------------------------------------------------------------------------

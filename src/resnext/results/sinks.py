@@ -192,7 +192,8 @@ def format_of(path: PathLike, formats: Sequence[str] = FORMATS) -> str:
     if name not in formats:
         raise ConfigError(
             f"{os.fspath(path)}: the suffix names none of the formats {', '.join(formats)}",
-            hint="rename the output, or name the format with --format",
+            hint="rename the output"
+            + (", or name the format with --format" if "table" in formats else ""),
         )
     return name
 
