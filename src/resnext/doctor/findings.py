@@ -132,7 +132,10 @@ def check_output(folder: Path, data: Path) -> None:
             hint="choose another folder with -o",
         )
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is there already, and no folder")
+        raise ConfigError(
+            f"{folder} is a file; expected a folder for the results",
+            hint="choose another name with -o",
+        )
     check_place(folder / "any" if folder.exists() else folder)
 
 

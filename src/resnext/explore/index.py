@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from resnext.backbone import hash_backbone, hash_eight_bits
 from resnext.classifier import Classifier
 from resnext.engines.compiled import make_key
-from resnext.errors import DatasetError, ModelFileError
+from resnext.errors import DatasetError, ModelFileError, ModelNotFoundError
 from resnext.explore import neighbors
 from resnext.files import atomic, check_place, check_replaceable
 from resnext.weights import read_tensors
@@ -303,6 +303,27 @@ def open_index(path: Path) -> Index:
         raise DatasetError(
             f"{path}: no index that can be used: {reason}",
             hint="`resnext index PICTURES -o FILE` makes one",
+        ) from error
+
+
+def open_model(index: Index, model: str | None, **options: Any) -> Classifier:
+    """Open the model that an index was made by, for `Classifier`'s options.
+
+    Args:
+        index: The index.
+        model: Where the model is now; None for where it was.
+
+    Raises:
+        ModelNotFoundError: It is not there.
+    """
+    try:
+        return Classifier(model or index.document.model, **options)
+    except ModelNotFoundError as error:
+        if model is not None:
+            raise
+        raise ModelNotFoundError(
+            f"{index.path} was made by {index.document.model}, which is not there any more",
+            hint="say with --model where that model is now, or name one with the same features",
         ) from error
 
 

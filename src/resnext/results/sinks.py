@@ -187,8 +187,7 @@ def format_of(path: PathLike, formats: Sequence[str] = FORMATS) -> str:
     Raises:
         ConfigError: The suffix stands for none of them.
     """
-    suffix = Path(path).suffix[1:].lower()
-    name = _SUFFIX_FORMATS.get(suffix, suffix)
+    name = named_format(path)
     if name not in formats:
         raise ConfigError(
             f"{os.fspath(path)}: the suffix names none of the formats {', '.join(formats)}",
@@ -196,6 +195,12 @@ def format_of(path: PathLike, formats: Sequence[str] = FORMATS) -> str:
             + (", or name the format with --format" if "table" in formats else ""),
         )
     return name
+
+
+def named_format(path: PathLike) -> str:
+    """Return the suffix of a file name, or the format that it is another name of."""
+    suffix = Path(path).suffix[1:].lower()
+    return _SUFFIX_FORMATS.get(suffix, suffix)
 
 
 def _check_format(format: str, formats: Sequence[str]) -> None:
