@@ -116,9 +116,10 @@ def measure_labels(pool: Table, num_classes: int, seed: int) -> dict[str, Any]:
     table = replace(pool, intake=intake, records=pool.records[rows])
     judged = mislabels.judge(table, find_groups(table))
     wrong = np.isin(rows, flipped)[judged.positions]
-    others = judged.shares.copy()
+    assert judged.unseen is not None
+    others = np.concatenate([part for _, part in judged.unseen.shares()])
+    joint = _confident_joint(others, judged.labels)
     others[np.arange(len(wrong)), judged.labels] = -1
-    joint = _confident_joint(judged.shares, judged.labels)
     suspects = judged.suspects
     place = {name: number for number, name in enumerate(judged.names)}  # of the classes judged
     truth = np.array([place.get(given[rows[n]], -1) for n in judged.positions])
@@ -126,7 +127,7 @@ def measure_labels(pool: Table, num_classes: int, seed: int) -> dict[str, Any]:
         "classes": num_classes,
         "pictures": len(rows),
         "flipped": len(flipped),
-        "agreement": round(float((judged.shares.argmax(axis=1) == truth).mean()), 3),
+        "agreement": round(float((judged.best == truth).mean()), 3),
         "average precision": round(average_precision_score(wrong, -judged.own), 3),
         "by margin": round(average_precision_score(wrong, others.max(axis=1) - judged.own), 3),
         "suspects": len(suspects),
@@ -138,7 +139,7 @@ def measure_labels(pool: Table, num_classes: int, seed: int) -> dict[str, Any]:
             round(float(wrong[joint].sum() / wrong.sum()), 3),
         ],
         "right class suggested": round(
-            float((judged.shares.argmax(axis=1) == truth)[suspects][wrong[suspects]].mean()), 3
+            float((judged.best == truth)[suspects][wrong[suspects]].mean()), 3
         )
         if wrong[suspects].any()
         else None,

@@ -43,14 +43,14 @@ training.feed training.state training.resume training.score training.loop
 training.records training.plots training.report training.outcome training.log training.search
 training.teacher training.full training.head training.features training.finetune training.refine
 deploy deploy.reference deploy.golden deploy.peers deploy.pixels deploy.parity deploy.certificate
-deploy.portable deploy.torchscript deploy.recheck deploy.export
+deploy.portable deploy.torchscript deploy.recheck
 deploy.rivals deploy.contender deploy.roofline deploy.traffic deploy.gpu
 deploy.benchmark deploy.plots
 evaluation.truth evaluation.matching evaluation.journal evaluation.run evaluation.judge
 evaluation.trust
 evaluation.summary evaluation.wording evaluation.evaluate evaluation.plots evaluation.evidence
 evaluation.report evaluation.compare evaluation.versus
-deploy.levels deploy.quantize
+deploy.levels deploy.quantize deploy.export
 doctor doctor.intake doctor.hashes doctor.facts doctor.findings doctor.checks doctor.copies
 doctor.mislabels doctor.examination doctor.page
 explore.explain explore.embedding explore.lookup explore.sheet explore.gather

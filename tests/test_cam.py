@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import io
 import json
@@ -130,6 +131,25 @@ def test_each_picture_can_have_its_own_class(model: Path, batch: NDArray[np.uint
     assert found[0].target.index == 4
     assert found[0].target.label == "e"
     assert found[1].target == opened(model)(batch[1])[0]
+
+
+@pytest.mark.parametrize("temperature", [0.25, 4.0])
+def test_the_probability_of_a_class_is_the_models(
+    temperature: float, model: Path, batch: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    document, tensors = modelfile.read(model)
+    document = dataclasses.replace(document, temperature=temperature)
+    path = tmp_path / "warm.safetensors"
+    modelfile.write(path, document, tensors, dtype="float32")
+    with Classifier(path, precision="fp32", threads=1, feature_maps=True) as classifier:
+        logits = classifier.engine.run(batch).logits.astype(np.float64)
+        shares = np.exp(logits / temperature)
+        shares /= shares.sum(axis=1, keepdims=True)
+        for targets in (None, 3):
+            for found, row in zip(maps_of(classifier, batch, targets), shares, strict=True):
+                index = found.target.index
+                assert index == (row.argmax() if targets is None else targets)
+                assert found.target.probability == pytest.approx(row[index], rel=1e-4)
 
 
 def test_a_picture_that_cannot_be_read_keeps_its_place(

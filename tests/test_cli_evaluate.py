@@ -200,6 +200,28 @@ def test_mistakes_are_named(
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+def test_nothing_is_written_into_the_data(
+    command: str, photos: Path, tiny: str, tmp_path: Path, capsys: Captured
+) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: resnext[evaluate]")
+    data = shutil.copytree(photos, tmp_path / "val")
+    table = tmp_path / "t.csv"
+    table.write_text("path,label\nval/dog/0001.png,dog\nval/Cat/0001.png,Cat\n")
+    models = ["-m", tiny] if command == "evaluate" else [tiny, tiny]
+    before = sorted(tmp_path.rglob("*"))
+    for source, folder in (
+        (data, data / "report"), (data, data / "Cat"), (tmp_path, tmp_path / "report"),
+        (table, data / "report"),
+    ):  # fmt: skip
+        places = [str(source), "-o", str(folder)]
+        given = [*places, *models] if command == "evaluate" else [*models, *places]
+        assert app.run([command, *given, *FAST]) == 2
+        error = capsys.readouterr().err
+        assert "nothing is changed" in error and "choose another folder with -o" in error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_data_that_cannot_be_used_at_all_are_no_pictures_to_ignore(
     tiny: str, tmp_path: Path, capsys: Captured
 ) -> None:

@@ -82,7 +82,7 @@ def test_several_pictures_go_to_a_folder_and_a_bad_one_is_named(
     assert np.shape(first["map"]) == (8, 8)
     assert absent == {"source": "absent.jpg", "error": "there is no such file"}
     assert "absent.jpg" in captured.err
-    assert sorted(os.listdir(tmp_path / "out")) == ["cat-2.png", "cat.png"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["cat-2.explained.png", "cat.explained.png"]
     assert app.run([*arguments, "--ignore-errors", "--threads", "1"]) == 0
 
 
@@ -127,12 +127,12 @@ def test_names_of_outputs_never_collide(tmp_path: Path) -> None:
     paths = explain.name_outputs(names, tmp_path / "new" / "out", ".png")
     assert len({path.name.lower() for path in paths}) == len(names)
     assert (tmp_path / "new" / "out").is_dir()
-    assert explain.name_outputs(["a.jpg"], tmp_path, ".png") == [tmp_path / "a.png"]
+    assert explain.name_outputs(["a.jpg"], tmp_path, ".png") == [tmp_path / "a.explained.png"]
 
 
 def test_a_name_without_an_ending_is_a_folder_for_one_picture_too(tmp_path: Path) -> None:
     for folder in ("explained", "out.v2"):
-        expected = [tmp_path / folder / "a.png"]
+        expected = [tmp_path / folder / "a.explained.png"]
         assert explain.name_outputs(["a.jpg"], tmp_path / folder, ".png") == expected
         assert (tmp_path / folder).is_dir()
     assert explain.name_outputs(["a.jpg"], tmp_path / "b.PNG", ".png") == [tmp_path / "b.PNG"]
@@ -170,11 +170,28 @@ def test_an_overlay_never_takes_the_place_of_a_picture(
 ) -> None:
     folder = testing.write_pictures(tmp_path / "data", classes=("red",), per_class=2) / "red"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    for output in (folder, folder / "0000.png"):
-        source = folder if output is folder else output
-        assert app.run(["explain", str(source), "-m", tiny, "-o", str(output)]) == 2
-        assert "is both a file to read and the output" in capsys.readouterr().err
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    picture = str(folder / "0000.png")
+    assert app.run(["explain", picture, "-m", tiny, "-o", picture]) == 2
+    assert "is both a file to read and the output" in capsys.readouterr().err
+    explained = ["explain", str(folder), "-m", tiny, "-o", str(folder)]
+    assert app.run(explained) == 0
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert after.keys() - before.keys() == {"0000.explained.png", "0001.explained.png"}
+    assert {name: after[name] for name in before} == before
+    capsys.readouterr()
+    assert app.run(explained) == 2  # for it would explain what it has drawn
+    assert "is both a file to read and the output" in capsys.readouterr().err
+
+
+def test_a_file_of_the_same_stem_beside_a_picture_is_kept(tiny: str, tmp_path: Path) -> None:
+    shutil.copy(CAT, tmp_path / "cat.jpg")
+    for name in ("cat.png", "cat.npy"):
+        (tmp_path / name).write_bytes(b"mine")
+    command = ["explain", str(tmp_path / "cat.jpg"), "-m", tiny, "-o", str(tmp_path)]
+    assert app.run([*command, "--array", str(tmp_path)]) == 0
+    assert {(tmp_path / name).read_bytes() for name in ("cat.png", "cat.npy")} == {b"mine"}
+    made = {"cat.explained.png", "cat.explained.npy"}
+    assert set(os.listdir(tmp_path)) == made | {"cat.jpg", "cat.png", "cat.npy"}
 
 
 def test_an_answer_that_is_rejected_says_so(

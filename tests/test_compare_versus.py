@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import resnext
 from resnext import modelfile, testing
-from resnext.errors import ConfigError, DatasetError
+from resnext.errors import ConfigError, DatasetError, ImageError
 from resnext.evaluation import compare as comparison
 from resnext.evaluation import paired, versus, wording
 from resnext.evaluation.compare import compare
 from resnext.evaluation.evaluate import Question, evaluate
+from resnext.hub.cache import cache_home
+from resnext.training.features import FeatureStore, FeatureTable, identify_picture
 
 A_NAMES, B_NAMES = ("red", "green", "blue", "x"), ("blue", "red", "green")
 HOSTILE = "<script>alert(1)</script>"
@@ -158,8 +162,26 @@ def test_models_of_several_labels_are_compared_by_their_best_answers(
 def test_a_verdict_needs_interval_and_test(only_b: int, said: str) -> None:
     found = paired.compare(np.zeros(30, np.bool_), np.arange(30) < only_b)
     assert found.interval.low > 0  # of both
-    figures = {"top1": {"low": found.interval.low, "high": found.interval.high, "p": found.mid_p}}
+    top1 = {"low": found.interval.low, "high": found.interval.high, "p": found.mid_p}
+    figures = {"top1": top1, "a": {"learned_from": 0}, "b": {"learned_from": 0}}
     assert said in wording.verdict(figures)
+    # Both have to: a p-value alone, or an interval alone, is none.
+    assert "do not tell" in wording.verdict({**figures, "top1": {**top1, "low": -0.001}})
+    assert "do not tell" in wording.verdict({**figures, "top1": {**top1, "p": 0.06}})
+
+
+def test_a_verdict_names_who_has_learned_from_the_pictures() -> None:
+    a, b = {"learned_from": 7}, {"learned_from": 0}
+    better = {"top1": {"low": 0.1, "high": 0.2, "p": 0.001}, "a": a, "b": b}
+    assert wording.verdict(better) == "B has more right than A, by 10.00 to 20.00 points"
+    assert wording.verdict({**better, "a": b, "b": a}).endswith(
+        "; but B has learned from 7 of the pictures"
+    )
+    worse = {**better, "top1": {"low": -0.2, "high": -0.1, "p": 0.001}}
+    assert wording.verdict(worse) == (
+        "A has more right than B, by 10.00 to 20.00 points;"
+        " but A has learned from 7 of the pictures"
+    )
 
 
 def test_a_model_against_itself_is_neither_better_nor_faster_by_chance(folder: Path) -> None:
@@ -176,9 +198,47 @@ def test_restricted_answers_are_equal_for_both(folder: Path) -> None:
     first, second = models(folder, [0, 1, 0, 9], [0, 0, 9])  # A: x, which the data lacks
     with compare(first, second, Question(data=folder / "data")) as found:
         assert found.figures["a"]["top1"]["right"] == 0
+        (note,) = found.figures["data"]["notes"]
+        assert note.startswith("A chooses among 4 classes and B among 3,") and "--restrict" in note
     with compare(first, second, Question(data=folder / "data", restrict=True)) as found:
         assert found.figures["a"]["top1"]["right"] == 10
+        assert found.figures["data"]["notes"] == []
         assert found.figures["same_answer"] == 1
+
+
+@pytest.mark.parametrize(("second", "same"), [("x", 1.0), ("y", 0.0)])
+def test_answers_that_are_no_class_of_the_data_are_the_same_by_their_name(
+    second: str, same: float, folder: Path, tmp_path: Path
+) -> None:
+    names = {"a": ("red", "blue", "green", "x"), "b": (second, "green", "red", "blue")}
+    for letter, own in names.items():
+        testing.write_tiny_model(tmp_path / f"{letter}.safetensors", class_names=own)
+    with compare(
+        *models(tmp_path, [0, 0, 0, 9], [9.0, 0, 0, 0]), Question(data=folder / "data")
+    ) as found:
+        assert found.figures["same_answer"] == same
+    # One that the data has, and one that it lacks.
+    with compare(
+        *models(tmp_path, [0, 0, 0, 9], [0.0, 9, 0, 0]), Question(data=folder / "data")
+    ) as found:
+        assert found.figures["same_answer"] == 0
+
+
+def test_a_picture_that_only_one_model_could_read_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = models(folder, [5, 0, 0, 0], [5, 0, 0])
+    each = second.logits_each
+
+    def spoiled(pictures, *, batch_size):  # type: ignore[no-untyped-def]
+        for number, row in enumerate(each(pictures, batch_size=batch_size)):
+            yield ImageError("red/0003.png", "is not a picture") if number == 23 else row
+
+    monkeypatch.setattr(second, "logits_each", spoiled)
+    with pytest.raises(ConfigError, match="pictures changed while the models looked") as caught:
+        with compare(first, second, Question(data=folder / "data")):
+            pass
+    assert "--force" in caught.value.hint
 
 
 def test_both_work_by_turns_on_the_same_pictures(
@@ -211,13 +271,17 @@ def test_speed_is_that_of_all_turns_but_the_first() -> None:
     turns = [
         comparison._Turn(pictures=8, seconds=(9.0, 1.0)),
         comparison._Turn(pictures=8, seconds=(4.0, 1.0)),
-        comparison._Turn(pictures=2, seconds=(1.0, 1.5)),
+        comparison._Turn(pictures=8, seconds=(2.0, 1.0)),
+        comparison._Turn(pictures=2, seconds=(3.0, 2.5)),
     ]
     speed = comparison._speed(turns)
-    assert (speed["pictures"], speed["turns"]) == (10, 2)
+    assert (speed["pictures"], speed["turns"]) == (18, 3)
     assert (speed["a"], speed["b"], speed["ratio"]) == (2.0, 4.0, 2.0)
-    assert speed["low"] < (4.0 / 1.5) ** 0.5 < speed["high"]  # mean of 4 and 2/3, as factors
-    assert wording.race(speed) == "A 2.0, B 4.0 images/s: B is 2.00 times as fast (0.28 to 9.45)"
+    logs = np.log([4.0, 2.0, 1.2])
+    reach = 4.302653 * logs.std(ddof=1) / 3**0.5  # Student's of 3 turns
+    ends = np.exp([logs.mean() - reach, logs.mean() + reach])
+    assert (speed["low"], speed["high"]) == pytest.approx(tuple(ends), rel=1e-6)
+    assert wording.race(speed) == "A 2.0, B 4.0 images/s: B is 2.00 times as fast (0.47 to 9.54)"
 
 
 @pytest.mark.parametrize("num_turns", [1, 2])
@@ -239,6 +303,74 @@ def test_a_second_run_goes_on_and_another_is_refused(folder: Path, tmp_path: Pat
     with pytest.raises(ConfigError, match="another run"):
         with compare(second, first, Question(data=folder / "data"), output=tmp_path):
             pass
+
+
+def test_one_model_goes_on_alone_by_turns_of_another_size(folder: Path, tmp_path: Path) -> None:
+    question = Question(data=folder / "data")
+
+    def look(size: int) -> tuple[dict[str, Any], list[Any]]:
+        first, second = models(folder, [5, 0, 0, 0], Reddish(sure=7))
+        second.engine.best_batch_size = size
+        with compare(first, second, question, output=tmp_path) as found:
+            return dict(found.figures), [np.array(one.logits) for one in found.judged]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(comparison, "ROUND", 8)
+        first, second = models(folder, [5, 0, 0, 0], Reddish(sure=7))
+        with pytest.raises(KeyboardInterrupt):
+
+            def stop(done: int, total: int) -> None:
+                if done == 16:
+                    raise KeyboardInterrupt
+
+            with compare(first, second, question, output=tmp_path, progress=stop):
+                pass
+        shutil.rmtree(tmp_path / "journal-b")
+        figures, logits = look(6)  # turns of 12: the 16 of A end in the second
+    assert figures["speed"]["pictures"] == 6  # the last turn alone is whole for both
+    assert [len(rows) for rows in logits] == [30, 30]
+    assert logits[1].argmax(axis=1).tolist() == [1] * 7 + [0] * 23
+    with compare(*models(folder, [5, 0, 0, 0], Reddish(sure=7)), question) as found:
+        assert found.figures["top1"] == figures["top1"]
+        for one, rows in zip(found.judged, logits, strict=True):
+            np.testing.assert_array_equal(one.logits, rows)
+
+
+def test_who_has_learned_from_the_pictures_is_named(folder: Path, tmp_path: Path) -> None:
+    data = testing.write_pictures(tmp_path / "d", classes=("blue", "green", "red"), per_class=4)
+    (data / "red" / "0001.png").write_bytes(b"no picture")
+    pictures = [*sorted((data / "red").iterdir()), *sorted((data / "green").iterdir())]
+    keys = tuple(identify_picture(picture)[0] for picture in pictures)
+    table = FeatureTable(
+        keys=keys,
+        rows=np.zeros((8, 1), np.float32),
+        labels=np.zeros(8, np.int64),
+        held_out=np.arange(8) == 7,
+    )
+    name = FeatureStore(cache_home() / "features" / "compared", 1).save_set(table)
+    document, tensors = modelfile.read(folder / "b.safetensors")
+    tuned = replace(document, provenance={"dataset": {"set": name}})
+    modelfile.write(tmp_path / "b.safetensors", tuned, tensors)
+    first, _ = models(folder, [5, 0, 0, 0], [0, 0, 0])
+    out = tmp_path / "out"
+    for computed in (True, False):  # the second time from the journals alone
+        second = resnext.Classifier(
+            tmp_path / "b.safetensors", engine=testing.ConstantEngine([0, 0, 5])
+        )
+        with compare(first, second, Question(data=data), output=out) as found:
+            figures = found.figures
+        assert bool(figures["speed"]) == computed
+        assert (figures["a"]["learned_from"], figures["b"]["learned_from"]) == (0, 6)
+        assert figures["data"]["notes"][0] == (
+            "B has learned from 6 of these 11 pictures: on others it is right less often"
+        )
+    with compare(second, first, Question(data=data)) as found:
+        assert found.figures["data"]["notes"][0].startswith("A has learned from 6")
+    with compare(second, second, Question(data=data)) as found:
+        assert len(found.figures["data"]["notes"]) == 2
+    assert figures["data"]["several_labels"] is False
+    assert figures["data"]["fingerprint"]
+    assert figures["a"]["matched"] == {"name": 3}
 
 
 def test_two_comparisons_do_not_work_in_one_folder(folder: Path, tmp_path: Path) -> None:

@@ -70,6 +70,17 @@ def test_near_copies_have_to_agree_twice(noise: float, bits: int, is_near: bool)
     assert copies.near_pairs(table).tolist() == ([[1, 3]] if is_near else [])
 
 
+@pytest.mark.parametrize(("levels", "is_near"), [(20, True), (28, False)])
+def test_the_same_in_another_light_is_near_only_up_to_a_shade(levels: int, is_near: bool) -> None:
+    table = make_table(3)
+    table.records["thumbnail"] = 50 + table["thumbnail"] // 2
+    make_near(table, 2, 0, noise=0.0)
+    table.records["thumbnail"][2] += np.uint8(levels)
+    first, second = (table["thumbnail"][[n]].astype(np.float32) for n in (0, 2))
+    assert float(copies.correlation(first, second)[0]) > 0.999
+    assert copies.near_pairs(table).tolist() == ([[0, 2]] if is_near else [])
+
+
 @pytest.mark.parametrize("same", [True, False])
 def test_the_network_decides_where_there_is_a_doubt(same: bool, tmp_path: object) -> None:
     store = FeatureStore(tmp_path / "store", 4)  # type: ignore[operator]

@@ -10,8 +10,6 @@ import pytest
 from resnext.doctor import findings
 from resnext.doctor.findings import PROBLEMS, Finding
 from resnext.errors import ConfigError, OutputError
-from resnext.sources import Source
-from resnext.training.listing import Entry
 
 
 def test_names_that_programs_rely_on() -> None:
@@ -54,24 +52,6 @@ def test_results_never_go_into_the_data(tmp_path: Path) -> None:
             findings.check_output(folder, data)
     findings.check_output(tmp_path / "check", data)
     findings.check_output(tmp_path / "data-check", data)
-
-
-def test_results_never_go_among_the_pictures_of_a_table(tmp_path: Path) -> None:
-    pictures = [
-        Entry("1", str(tmp_path / "photos" / "cat" / "1.jpg"), ("cat",)),
-        Entry("2", Source(str(tmp_path / "photos" / "dog" / "2.jpg")), ("dog",)),
-    ]
-    for folder in ("photos", "photos/t.csv-check", "photos/cat/check"):
-        with pytest.raises(ConfigError, match="among the pictures, where nothing is changed"):
-            findings.check_outside(tmp_path / folder, pictures)
-    findings.check_outside(tmp_path / "t.csv-check", pictures)
-    findings.check_outside(tmp_path / "photos" / "dog" / "check", pictures[:1])
-    # Where they have no more than the root in common, only what has pictures is theirs.
-    apart = [Entry("1", "/here/1.jpg", ()), Entry("2", "/there/2.jpg", ())]
-    findings.check_outside(Path("/elsewhere/check"), apart)
-    with pytest.raises(ConfigError, match="is in /there"):
-        findings.check_outside(Path("/there/check"), apart)
-    findings.check_outside(tmp_path, [Entry("0", b"in a shard", ())])
 
 
 def test_where_nothing_can_be_written_is_told_before_the_work(tmp_path: Path) -> None:

@@ -78,9 +78,33 @@ def test_clean_labels_of_clear_classes_are_not_suspect(tmp_path: Path) -> None:
 def test_the_same_seed_judges_the_same(tmp_path: Path) -> None:
     truth = np.arange(60) % 2
     table = make_table(tmp_path, [str(n) for n in truth], make_rows(truth))
-    one, other = (mislabels.judge(table, seed=4).shares for _ in range(2))
+    one, other = (mislabels.judge(table, seed=4).own for _ in range(2))
     np.testing.assert_array_equal(one, other)
-    assert not np.array_equal(one, mislabels.judge(table, seed=5).shares)
+    assert not np.array_equal(one, mislabels.judge(table, seed=5).own)
+
+
+def test_what_is_kept_of_each_picture_says_the_same_as_all_probabilities(tmp_path: Path) -> None:
+    truth = np.arange(200) % 5
+    given = np.where(np.arange(200) < 20, (truth + 1) % 5, truth)
+    judged = mislabels.judge(make_table(tmp_path, [str(n) for n in given], make_rows(truth) / 2))
+    assert judged.unseen is not None
+    shares = np.concatenate([part for _, part in judged.unseen.shares()])
+    count, labels = len(shares), judged.labels
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    # As it was computed when all probabilities were kept.
+    best, own = shares.argmax(axis=1), shares[np.arange(count), labels]
+    counts = np.bincount(labels, minlength=5)
+    means = np.bincount(labels, own, 5) / counts
+    is_claimed = shares[np.arange(count), best] >= means[best]
+    odds = own / (counts / count)[labels]
+    doubtful = (odds < mislabels.UNLIKELY) | (is_claimed & (odds < mislabels.LESS_LIKELY))
+    rows = np.flatnonzero(doubtful & (best != labels))
+    assert 5 < len(rows) < 60
+    np.testing.assert_array_equal(judged.own, own)
+    np.testing.assert_array_equal(judged.best, best)
+    np.testing.assert_array_equal(judged.suspects, rows[np.argsort(own[rows], kind="stable")])
+    agreement = np.mean([(best == labels)[labels == n].mean() for n in range(5)])
+    assert judged.agreement == pytest.approx(agreement)
 
 
 def test_rare_classes_and_what_cannot_be_read_are_left_out(tmp_path: Path) -> None:

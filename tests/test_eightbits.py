@@ -26,3 +26,12 @@ def test_the_nearest_level_is_at_most_half_a_step_away() -> None:
     by_group = eightbits.nearest(weight[None], step[None])
     assert np.array_equal(by_group[0], eightbits.nearest(weight, step))
     assert np.abs(eightbits.nearest(weight, step)).reshape(5, -1).max(axis=1).tolist() == [127] * 5
+
+
+def test_steps_are_widened_where_the_bias_would_fit_no_int32() -> None:
+    levels = np.full((2, 3, 1, 1), 127, np.int8)
+    step, bias = np.array([1e-9, 1e-3]), np.array([0.5, 0.5])
+    wider, wide = eightbits.widen(levels, step, bias, value_step=0.01)
+    assert abs(bias[0]) / (wide[0] * 0.01) <= 2**30
+    assert wide[1] == step[1] and (wider[1] == 127).all()
+    assert (np.abs(wider[0] * wide[0] - levels[0] * step[0]) <= wide[0] / 2).all()

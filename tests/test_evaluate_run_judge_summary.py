@@ -295,6 +295,78 @@ def test_a_full_disk_is_an_error_with_a_name(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("data", "restrict"), [("b", False), ("b", True), ("bc", False), ("bc", True)]
+)
+def test_of_a_folder_left_out_no_row_is_taken_for_another(
+    data: str, restrict: bool, tmp_path: Path
+) -> None:
+    """The first folder is left out, so the rows that count are none of the first ones."""
+    rng = np.random.default_rng(4)
+    logits = rng.normal(size=(40, 3 if data == "b" else 2)).astype(np.float32)
+    names = ["out"] * 15 + [data[number % len(data)] for number in range(25)]
+    entries = [Entry(str(number), "", (name,)) for number, name in enumerate(names)]
+    index = {"out": None, **{name: number for number, name in enumerate(data)}}
+    labels = Labels(tuple("bcd"[: logits.shape[1]]))
+    found = judge(
+        logits, entries, Matching(index=index, rules={}), labels,
+        restrict=restrict, temperature=0.5, scratch=tmp_path,
+    )  # fmt: skip
+    rows, targets = logits[15:].astype(np.float64), np.array(["bcd".index(n) for n in names[15:]])
+    chosen, other = np.arange(logits.shape[1]), np.arange(len(data))
+    if restrict:
+        chosen, other = other, chosen
+
+    def ranks(classes: np.ndarray) -> list[int]:
+        own = rows[np.arange(25), targets]
+        return (rows[:, classes] > own[:, None]).sum(axis=1).tolist()
+
+    assert [entry.name for entry in found.entries] == [str(number) for number in range(15, 40)]
+    np.testing.assert_array_equal(found.logits, logits[15:][:, chosen])
+    assert found.ranks.tolist() == ranks(chosen)
+    assert len(set(ranks(np.arange(logits.shape[1])))) > 1, "all the same would test little"
+    assert found.answers.tolist() == rows[:, chosen].argmax(axis=1).tolist()
+    if len(chosen) == len(other):
+        assert found.other_ranks is None
+    else:
+        assert found.other_ranks is not None
+        assert found.other_ranks.tolist() == ranks(other)
+    shares = np.exp(rows[:, chosen] / 0.5)
+    shares /= shares.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(found.confidence, shares.max(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(found.target_shares, shares[np.arange(25), targets], rtol=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 2.5])
+def test_the_temperature_of_the_model_is_in_every_probability(
+    temperature: float, tiny: Path, photos: Path, tmp_path: Path
+) -> None:
+    document, tensors = modelfile.read(tiny)
+    path = tmp_path / "sure.safetensors"
+    document = replace(document, temperature=temperature)
+    modelfile.write(path, document, tensors, dtype="float32")
+    with resnext.Classifier(path, precision="fp32", threads=1) as classifier:
+        with evaluate(classifier, Question(data=photos)) as found:
+            figures, judged = found.figures["calibration"], found.judged
+            logits = np.array(judged.logits, np.float64)
+    shares = np.exp(logits / temperature)
+    shares /= shares.sum(axis=1, keepdims=True)
+    confidence, right = shares.max(axis=1), shares.argmax(axis=1) == judged.targets
+    np.testing.assert_allclose(judged.confidence, confidence, rtol=1e-9)
+    assert figures["mean_confidence"] == pytest.approx(confidence.mean(), rel=1e-9)
+    own = shares[np.arange(45), judged.targets]
+    assert figures["nll"] == pytest.approx(-np.log(own).mean(), rel=1e-9)
+    bins = np.ceil(15 * confidence)
+    error = sum(
+        abs(right[bins == one].mean() - confidence[bins == one].mean()) * (bins == one).mean()
+        for one in set(bins)
+    )
+    assert figures["ece"] == pytest.approx(error, rel=1e-9)
+    assert figures["temperature"] == temperature
+    # That which suits the pictures is no matter of the one that the model has.
+    assert figures["suggested_temperature"] != pytest.approx(temperature, rel=0.05)
+
+
 def test_a_map_leaves_out_and_joins(tiny: Path, photos: Path, tmp_path: Path) -> None:
     path = tmp_path / "map.csv"
     path.write_text("folder,class\nred,green\ngreen,green\nblue,\n")

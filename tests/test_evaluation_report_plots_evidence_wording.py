@@ -25,7 +25,7 @@ from resnext.evaluation import evidence, plots, report, wording
 from resnext.evaluation.calibration import reliability
 from resnext.evaluation.evaluate import Question, evaluate
 from resnext.evaluation.selective import risk_coverage
-from resnext.explore import index
+from resnext.explore import cam, index
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 DOLLAR = "$\\frac{1$"
@@ -313,3 +313,28 @@ def test_a_picture_that_has_gone_is_left_blank(tmp_path: Path) -> None:
     assert {(one.label, pixels is None) for one, pixels in near} == {("zero", False), (None, True)}
     assert (first.picture, first.heat) == (None, None)
     assert all(one.picture is not None and one.heat is not None for one in rest)
+
+
+def test_the_heat_map_is_that_of_the_answer_and_not_of_the_right_class(tmp_path: Path) -> None:
+    model = testing.write_tiny_model(tmp_path / "t.safetensors", class_names=NAMES)
+    document, tensors = modelfile.read(model)
+    # All speaks for every class, but in other places.
+    tensors = {**tensors, "fc.weight": np.abs(tensors["fc.weight"])}
+    modelfile.write(model, document, tensors, dtype="float32")
+    data = testing.write_pictures(tmp_path / "d", classes=("2", "4"), per_class=3)
+    with resnext.Classifier(model, precision="fp32", threads=1) as classifier:
+        for restrict in (False, True):  # then classes have other numbers
+            with evaluate(classifier, Question(data=data, restrict=restrict)) as found:
+                judged = found.judged
+                [place, *_] = evidence.worst(judged)
+                [exhibit] = evidence.collect(classifier, judged, [place])
+            source = judged.entries[place].source
+            picture = evidence.read(source, classifier)
+            heats = [
+                cam.overlay(picture, one.values, classifier.document.preprocess)
+                for one in cam.class_activation_map(classifier, [source] * 5, range(5))
+            ]
+            answer = int(judged.classes[judged.answers[place]])
+            target = int(judged.classes[judged.targets[place]])
+            assert (heats[answer] != heats[target]).any()
+            np.testing.assert_array_equal(exhibit.heat, heats[answer])

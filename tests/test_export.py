@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 
 from resnext import modelfile, preprocess, testing, weights
 from resnext.cli import app
 from resnext.deploy import export as exporting
-from resnext.deploy import golden, recheck
-from resnext.engines import openvino
+from resnext.deploy import golden, quantize, recheck
+from resnext.engines import openvino, select
 from resnext.errors import ConfigError, OutputError
 from resnext.quantization import Quantization
 from resnext.weights import LocalModel
@@ -29,6 +31,20 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny(path: Path) -> LocalModel:
+    return weights.locate(path)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    top = tmp_path_factory.mktemp("pictures")
+    return testing.write_pictures(top, classes=("red", "green"), per_class=15)
+
+
+@pytest.fixture(scope="module")
+def eight(tiny: LocalModel, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
+    """Give a model that was quantized."""
+    path = tmp_path_factory.mktemp("eight") / "eight.safetensors"
+    quantize.quantize(tiny, str(pictures), path, least_agreement=0.0)
     return weights.locate(path)
 
 
@@ -133,3 +149,140 @@ def test_of_a_quantized_model_the_float_weights_are_exported_and_a_note_says_so(
     captured = capsys.readouterr()
     assert json.loads(captured.out)["left_eight_bits"] is True
     assert captured.err.startswith("note: the model was quantized; what is written has its weights")
+    assert "--int8 keeps them, in onnx and openvino" in captured.err
+
+
+def batch(local: LocalModel) -> Any:
+    drawn = golden.pictures()[: max(recheck.BATCHES)]
+    return (
+        np.concatenate([prepared(local)] * len(drawn))
+        + np.arange(len(drawn), dtype=np.uint8)[:, None, None, None]
+    )
+
+
+def test_an_onnx_file_in_8_bits_answers_as_the_engine_does(
+    eight: LocalModel, tmp_path: Path
+) -> None:
+    ort: Any = pytest.importorskip("onnxruntime")
+    done = exporting.export(eight, tmp_path / "a.onnx", int8=True)
+    assert done.precision == "int8" and not done.cautions
+    assert done.from_fp32 is not None and 0 < done.from_fp32 < 0.3 and done.difference == 0
+    assert (done.checked_with, done.compared_with) == ("onnxruntime", "onnxruntime")
+    model = onnx.load(tmp_path / "a.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in model.graph.node}
+    exporting.export(eight, tmp_path / "float.onnx")
+    assert done.num_bytes < 0.4 * (tmp_path / "float.onnx").stat().st_size
+    session = ort.InferenceSession(str(tmp_path / "a.onnx"))
+    facts = session.get_modelmeta().custom_metadata_map
+    assert (facts["precision"], facts["source_sha256"]) == ("int8", eight.sha256)
+    assert json.loads(facts["quantization"])["rounded"] == "everything"
+    with select.load(eight, engine="onnxruntime", precision="int8") as engine:
+        expected = engine.run(batch(eight)).logits
+    for count in recheck.BATCHES:
+        logits, classes = session.run(["logits", "classes"], {"image": batch(eight)[:count]})
+        assert np.array_equal(logits, expected[:count])
+        assert np.array_equal(classes[:, 0], expected[:count].argmax(axis=1))
+
+
+def test_openvino_s_own_file_in_8_bits_answers_as_the_engine_does(
+    eight: LocalModel, tmp_path: Path
+) -> None:
+    done = exporting.export(eight, tmp_path / "a.xml", int8=True)
+    exporting.export(eight, tmp_path / "float.xml")
+    assert done.paths[1].stat().st_size < 0.4 * (tmp_path / "float.bin").stat().st_size
+    assert "FakeQuantize" in done.paths[0].read_text()
+    run = openvino.open_graph(tmp_path / "a.xml", precision="int8")
+    with select.load(eight, engine="openvino", precision="int8") as engine:
+        expected = engine.run(batch(eight)).logits
+    for count in recheck.BATCHES:
+        [logits] = run({"image": batch(eight)[:count]}, ["logits"])
+        assert np.abs(logits - expected[:count]).max() < 0.05 * np.abs(expected).max()
+    facts = openvino.read_graph(tmp_path / "a.xml").get_rt_info(["resnext", "precision"])
+    assert facts.astype(str) == "int8"
+
+
+def test_what_quantizing_cost_is_told_to_programs(tmp_path: Path) -> None:
+    cost = quantize.Quantized(
+        path=tmp_path,
+        rounded="everything",
+        values=3,
+        agreement=0.99,
+        checked=100,
+        drop=None,
+        labelled=0,
+        problems=("a.png: broken",),
+    )
+    done = exporting.Exported(
+        paths=(),
+        format="onnx",
+        input="prepared",
+        difference=0.01,
+        levels=None,
+        checked_with="onnxruntime",
+        precision="int8",
+        from_fp32=0.02,
+        calibrated=cost,
+    )
+    found = done.to_json()
+    assert (found["precision"], found["difference_from_fp32"]) == ("int8", 0.02)
+    assert found["calibration"]["agreement"] == 0.99 and "file" not in found["calibration"]
+    assert found["calibration"]["left_out"] == ["a.png: broken"]
+
+
+def test_pictures_of_any_size_go_into_8_bits_too(eight: LocalModel, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    done = exporting.export(eight, tmp_path / "a.onnx", int8=True, input="picture")
+    assert done.levels in (0, 1, 2) and done.from_fp32 is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("a.pt", ["--int8"], "torchscript cannot keep 8 bits; expected one of onnx, openvino"),
+        ("a.pt2", ["--int8", "--calibrate", "x"], "exported-program cannot keep 8 bits"),
+        ("a.safetensors", ["--int8"], "safetensors cannot keep 8 bits"),
+        ("a.onnx", ["--int8"], "tiny was not quantized"),
+        ("a.onnx", ["--int8"], "add --calibrate PICTURES, or export what `resnext quantize` makes"),
+        ("a.onnx", ["--calibrate", "x"], "no 8 bits are asked for"),
+    ],
+)
+def test_what_cannot_be_in_8_bits_is_said_before_the_work(
+    name: str, options: list[str], said: str, path: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    assert app.run(["export", str(path), "-o", str(tmp_path / name), *options]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_8_bits_that_no_model_could_have_are_refused_before_one_is_fetched(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    assert app.run(["export", "absent", "-o", str(tmp_path / "a.pt"), "--int8"]) == 2
+    assert "torchscript cannot keep 8 bits" in capsys.readouterr().err
+
+
+def test_a_model_is_quantized_on_the_way_and_nothing_else_is_left(
+    path: Path, tiny: LocalModel, pictures: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    broken = pictures / "red" / "broken.png"
+    broken.write_bytes(b"no picture")
+    target = tmp_path / "a.xml"
+    arguments = ["export", str(path), "-o", str(target), "--int8", "--calibrate", str(pictures)]
+    try:
+        assert app.run(arguments) == 3
+    finally:
+        broken.unlink()
+    captured = capsys.readouterr()
+    assert "left out: " in captured.err and "broken.png" in captured.err
+    assert "openvino in 8 bits, run by openvino" in captured.out
+    assert "same answer as fp32  100.00 % of 10 pictures, too few to be sure" in captured.out
+    assert {each.name for each in tmp_path.iterdir()} == {"a.xml", "a.bin"}
+    model = openvino.read_graph(target)
+    facts = {
+        key: model.get_rt_info(["resnext", key]).astype(str) for key in ("name", "source_sha256")
+    }
+    assert facts == {"name": "tiny", "source_sha256": tiny.sha256}
+    assert app.run([*arguments[:-1], str(pictures / "red" / "0000.png"), "--force"]) == 3
+    assert "expected at least 10" in capsys.readouterr().err
+    assert target.exists(), "what was there stays"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from resnext import predictions
 from resnext.errors import ConfigError, DatasetError
+from resnext.evaluation import arrays
 from resnext.training import head
 from resnext.training.head import fit_head, score
 
@@ -271,9 +274,10 @@ def test_out_of_fold_predictions_are_by_heads_that_lack_the_picture() -> None:
     rows = rng.normal(0, 1, (60, 5)) + 4 * np.eye(3, 5)[labels]
     labels[0] = 1  # it is of class 0
     found = head.predict_out_of_fold(rows.astype(np.float32), labels, num_classes=3)
-    assert found.logits.shape == (60, 3)
-    assert found.logits[0].argmax() == 0
-    assert (found.logits.argmax(axis=1) == labels).mean() > 0.9
+    [(_, shares)] = found.shares()
+    assert shares.shape == (60, 3)
+    assert shares[0].argmax() == 0
+    assert (shares.argmax(axis=1) == labels).mean() > 0.9
     assert found.temperature > 0
     assert found.strength in head.STRENGTHS
 
@@ -286,5 +290,56 @@ def test_out_of_fold_predictions_are_of_all_where_some_choose_the_strength(
     rows = (rng.normal(0, 1, (80, 4)) + 3 * labels[:, None]).astype(np.float32)
     monkeypatch.setattr(head, "MAX_VALIDATED", 20)
     found = head.predict_out_of_fold(rows, labels, num_classes=2)
-    assert found.logits.shape == (80, 2)
-    assert (found.logits.argmax(axis=1) == labels).mean() > 0.95
+    [(_, shares)] = found.shares()
+    assert shares.shape == (80, 2)
+    assert (shares.argmax(axis=1) == labels).mean() > 0.95
+
+
+@pytest.mark.parametrize("most", [10_000, 60])
+def test_probabilities_a_few_pictures_at_a_time_are_those_of_all_logits(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(240) % 4
+    rows = (rng.normal(0, 1, (240, 6)) + 2 * np.eye(4, 6)[labels]).astype(np.float32)
+    monkeypatch.setattr(head, "MAX_VALIDATED", most)
+    monkeypatch.setattr(head, "_CHOOSING_TOLERANCE", 1e-5)
+    monkeypatch.setattr(arrays, "_CHUNK", 28)  # 7 pictures
+    monkeypatch.setattr(head, "_deal", lambda labels, *_: np.arange(len(labels)) // 4 % 5)
+    found = head.predict_out_of_fold(rows, labels, num_classes=4)
+    parts = list(found.shares())
+    assert len(parts) == 35
+    centered = rows.astype(float) - rows.mean(axis=0, dtype=float)
+    centered /= np.sqrt(np.mean(centered**2))
+    logits = np.empty((240, 4))
+    for fold in range(head.FOLDS):
+        own = np.arange(240) // 4 % 5 == fold
+        model = head._regression(found.strength, 1e-9).fit(centered[~own], labels[~own])
+        logits[own] = model.decision_function(centered[own])
+    expected = predictions.probabilities(logits, temperature=found.temperature)
+    np.testing.assert_allclose(np.concatenate([part for _, part in parts]), expected, atol=2e-3)
+    assert found.temperature == pytest.approx(head.fit_temperature(logits, labels), rel=1e-3)
+
+
+def test_fewer_heads_are_fitted_at_a_time_where_they_need_much_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    workers = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, count: int) -> None:
+            workers.append(count)
+            super().__init__(count)
+
+    monkeypatch.setattr(head, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    rows = (rng.normal(0, 1, (60, 5)) + 4 * np.eye(3, 5)[labels]).astype(np.float32)
+    found = []
+    for memory in (1 << 29, 3 * 16 * 60 * 3, 1):
+        monkeypatch.setattr(head, "_MEMORY", memory)
+        [(_, shares)] = head.predict_out_of_fold(rows, labels, num_classes=3).shares()
+        found.append((workers[-1], shares.tobytes()))
+    assert [count for count, _ in found] == [4, 3, 1]
+    assert len({shares for _, shares in found}) == 1

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("scipy", reason="scikit-learn, which brings scipy, is not installed")
 
 from scipy.stats import binom, binomtest
+from scipy.stats import t as student
 
 from resnext.errors import ConfigError
 from resnext.evaluation import intervals, metrics, multilabel
@@ -55,7 +56,24 @@ def test_the_interval_of_a_mean_holds_it_as_often_as_promised() -> None:
     found = [intervals.mean(rng.exponential(size=400)) for _ in range(TRIALS)]
     assert promised(sum(one.low <= 1 <= one.high for one in found), TRIALS)
     three = intervals.mean(np.array([1.0, 2.0, 3.0]))
-    assert (three.low, three.high) == pytest.approx((2 - 1.959964 / 3**0.5, 2 + 1.959964 / 3**0.5))
+    assert (three.low, three.high) == pytest.approx((2 - 4.302653 / 3**0.5, 2 + 4.302653 / 3**0.5))
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 7, 19])
+def test_the_interval_of_the_mean_of_few_holds_it_as_often_as_promised(size: int) -> None:
+    rows = np.random.default_rng(size).normal(3.0, 0.2, (TRIALS, size))
+    found = [intervals.mean(row) for row in rows]
+    assert promised(sum(one.low <= 3 <= one.high for one in found), TRIALS)
+
+
+def test_students_law_is_scipys() -> None:
+    for confidence in (0.5, 0.9, 0.95, 0.999):
+        for freedom in (1, 2, 3, 4, 9, 30, 101, 9_999):
+            expected = student.ppf((1 + confidence) / 2, freedom)
+            assert intervals.student(confidence, freedom) == pytest.approx(expected, rel=1e-10)
+        normal = intervals.quantile(confidence)
+        assert intervals.student(confidence, 10_000) == normal
+        assert intervals.student(confidence, 9_999) == pytest.approx(normal, rel=1e-3)
 
 
 def known(found: dict[str, Interval | None]) -> dict[str, Interval]:
@@ -111,6 +129,47 @@ def test_intervals_of_averages_hold_them_as_often_as_promised(
     slack = 2.6 * math.sqrt(0.95 * 0.05 / trials)
     for name, count in hits.items():
         assert 0.95 - missing - slack <= count / trials <= 0.95 + slack, name
+
+
+@pytest.mark.parametrize(("num_classes", "each", "accuracy"), [(5, 20, 0.97), (20, 10, 0.6)])
+def test_intervals_of_small_sets_hold_the_averages_nearly_as_often(
+    num_classes: int, each: int, accuracy: float
+) -> None:
+    """Nearly right in all, and with answers so spread that precision is biased."""
+    spread = np.full((num_classes, num_classes), (1 - accuracy) / (num_classes - 1))
+    chances = np.where(np.eye(num_classes) > 0, accuracy, spread)
+    expected, targets = truth(chances), np.repeat(np.arange(num_classes), each)
+    rng, hits, trials = np.random.default_rng(0), Counter[str](), 0
+    for seed in range(200):
+        answers = answers_of(chances, each, rng)
+        found = intervals.class_averages(
+            answers, targets, num_classes=num_classes, draws=100, seed=seed
+        )
+        trials += None not in found.values()
+        for name, one in found.items():
+            hits[name] += one is not None and one.low <= expected[name] <= one.high
+    assert trials > 180
+    assert min(hits.values()) >= 0.9 * trials, hits
+    assert max(hits.values()) <= 0.99 * trials, hits
+
+
+def test_intervals_of_differences_in_small_sets_hold_them_nearly_as_often() -> None:
+    chances = 0.9 * np.eye(5) + 0.1 / 4 * (1 - np.eye(5))
+    better = 0.8 * chances + 0.2 * (0.98 * np.eye(5) + 0.02 / 4 * (1 - np.eye(5)))
+    a, b, targets = truth(chances), truth(better), np.repeat(np.arange(5), 20)
+    rng, hits, trials = np.random.default_rng(0), Counter[str](), 0
+    for seed in range(200):
+        first = answers_of(chances, 20, rng)
+        other = answers_of(0.98 * np.eye(5) + 0.02 / 4 * (1 - np.eye(5)), 20, rng)
+        second = np.where(rng.random(100) < 0.8, first, other)
+        found = intervals.class_average_differences(
+            (first, second), (targets, targets), num_classes=5, draws=100, seed=seed
+        )
+        trials += None not in found.values()
+        for name, one in found.items():
+            hits[name] += one is not None and one.low <= b[name] - a[name] <= one.high
+    assert trials > 150
+    assert min(hits.values()) >= 0.9 * trials, hits
 
 
 def test_differences_to_a_better_model_are_above_zero() -> None:
@@ -234,6 +293,37 @@ def test_the_bootstrap_of_a_mean_is_the_normal_interval() -> None:
     assert found is not None
     expected = intervals.mean(values)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.01)
+
+
+def test_the_bias_of_the_draws_is_taken_off_and_the_variance_is_that_of_one_fewer() -> None:
+    values = np.array([1.0, 4.0, 2.0, 8.0, 5.0])
+    center, variance = values.mean(), values.var(ddof=1) / 5
+
+    def statistic(counts: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
+        means = counts @ values / counts.sum(axis=1)
+        return {"mean": means, "square": means**2}
+
+    one = np.ones(5, np.int64)
+    found = known(intervals.bootstrap(statistic, one, 0 * one, draws=20_000))
+    reach = 1.959964 * variance**0.5  # by n draws it is a tenth less
+    ends = pytest.approx((center - reach, center + reach), abs=0.02 * reach)
+    assert (found["mean"].low, found["mean"].high) == ends
+    # The square of a mean is too large by its variance.
+    middle = (found["square"].low + found["square"].high) / 2
+    assert middle == pytest.approx(center**2 - variance, abs=0.2 * variance)
+
+
+def test_draws_of_classes_of_different_sizes_keep_their_proportions() -> None:
+    rng = np.random.default_rng(0)
+    values = np.r_[rng.normal(0, 1, 3), rng.normal(100, 1, 30)]
+    found = intervals.bootstrap(
+        lambda counts: {"mean": counts @ values / counts.sum(axis=1)},
+        np.ones(33, np.int64),
+        np.repeat([0, 1], [3, 30]),
+    )["mean"]
+    assert found is not None
+    assert (found.low + found.high) / 2 == pytest.approx(values.mean(), abs=0.05)
+    assert found.high - found.low < 1
 
 
 def several(rng: np.random.Generator, pictures: int) -> tuple[npt.NDArray[np.float32], Any]:

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from resnext import images
-from resnext.errors import DatasetError, ImageError
+from resnext.errors import ConfigError, DatasetError, ImageError
+from resnext.sources import Source
 from resnext.training import listing
 from resnext.training.listing import Entry, FileSlice
 
@@ -89,3 +90,33 @@ def test_numbers_of_classes_follow_the_list_of_names() -> None:
     made = listing.make_set(entries, ("b", "c", "a"), multi_label=True)
     assert [sample.labels for sample in made.samples] == [(0,), (2, 0), ()]
     assert made.labels.class_names == ("b", "c", "a")
+
+
+def test_results_never_go_into_the_data(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (tmp_path / "link").symlink_to(data)
+    for folder in (data, data / "report", tmp_path / "link" / "report"):
+        with pytest.raises(ConfigError, match="in the data set, in which nothing is changed"):
+            listing.check_apart(folder, data)
+    listing.check_apart(tmp_path / "data-report", data)
+    listing.check_apart(tmp_path, data)
+    listing.check_apart(tmp_path / "table.csv" / "report", tmp_path / "table.csv")
+
+
+def test_results_never_go_among_the_pictures_of_a_table(tmp_path: Path) -> None:
+    pictures = [
+        Entry("1", str(tmp_path / "photos" / "cat" / "1.jpg"), ("cat",)),
+        Entry("2", Source(str(tmp_path / "photos" / "dog" / "2.jpg")), ("dog",)),
+    ]
+    for folder in ("photos", "photos/t.csv-check", "photos/cat/check"):
+        with pytest.raises(ConfigError, match="among the pictures, where nothing is changed"):
+            listing.check_outside(tmp_path / folder, pictures)
+    listing.check_outside(tmp_path / "t.csv-check", pictures)
+    listing.check_outside(tmp_path / "photos" / "dog" / "check", pictures[:1])
+    # Where they have no more than the root in common, only what has pictures is theirs.
+    apart = [Entry("1", "/here/1.jpg", ()), Entry("2", "/there/2.jpg", ())]
+    listing.check_outside(Path("/elsewhere/check"), apart)
+    with pytest.raises(ConfigError, match="is in /there"):
+        listing.check_outside(Path("/there/check"), apart)
+    listing.check_outside(tmp_path, [Entry("0", b"in a shard", ())])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,9 +30,15 @@ def make(tiny_model: Path, data: Path, place: Path, *, part: str = "train") -> I
     return open_index(place)
 
 
+@pytest.mark.parametrize("together", [64, 2, 1])
 def test_looking_up_gives_the_nearest_of_each_picture_and_names_bad_ones(
-    train_and_val: Path, tiny_model: Path, tmp_path: Path
+    train_and_val: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    together: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(lookup, "_TOGETHER", together)
     index = make(tiny_model, train_and_val, tmp_path / "i")
     queries = [Source(index.names[0]), Source("absent.png"), Source(index.names[17])]
     with Classifier(index.document.model, threads=1, precision="fp32") as classifier:
@@ -50,6 +57,26 @@ def test_looking_up_gives_the_nearest_of_each_picture_and_names_bad_ones(
     assert absent.error == "there is no such file"
     assert absent.to_json()["neighbors"] == []
     assert first.to_json()["neighbors"][0]["name"] == first.neighbors[0].name
+
+
+def test_pictures_look_at_the_vectors_together(
+    train_and_val: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = make(tiny_model, train_and_val, tmp_path / "i")
+    asked = []
+    nearest = Index.nearest
+
+    def count(self: Index, rows: Any, count: int) -> Any:
+        asked.append(len(rows))
+        return nearest(self, rows, count)
+
+    monkeypatch.setattr(Index, "nearest", count)
+    queries = [Source(name) for name in index.names[:5]] + [Source("absent.png")] * 64
+    with Classifier(index.document.model, threads=1, precision="fp32") as classifier:
+        found = list(lookup.look_up(classifier, index, queries, 2))
+    assert asked == [5]
+    assert [one.source for one in found] == queries
+    assert [one.error is None for one in found] == [True] * 5 + [False] * 64
 
 
 def test_another_model_may_not_ask(train_and_val: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def index_of(name: str, labels: Labels = IMAGENET) -> int | None:
         ("n02123045_tabby", "synset id"),
         ("tabby", "name"),
         ("Tabby", "name but for case and punctuation"),
-        ("tabby, tabby cat", "one of several names"),
+        ("tabby, tabby cat", "several names"),
         ("281", "number"),
         ("00281", "number"),
     ],
@@ -106,7 +106,15 @@ def test_numbers_that_may_count_from_1_are_refused_but_by_the_map(names: tuple[s
 def test_several_names_of_two_classes_are_refused() -> None:
     with pytest.raises(DatasetError, match=r"'dog, tabby cat' is 'tabby cat' .* or 'dog' "):
         match(["dog, tabby cat"], PETS)
-    assert index_of("tabby cat, tabby", PETS) == 0
+    assert index_of("Panthera tigris, tiger", PETS) == 2
+
+
+def test_several_names_of_which_one_is_unknown_are_no_class() -> None:
+    with pytest.raises(DatasetError, match=r"none for 1 of the 1 class of the data: 'dog, wolf'"):
+        match(["dog, wolf"], PETS)
+    assert match(["dog, wolf"], PETS, given={"dog, wolf": "dog"}).index == {"dog, wolf": 1}
+    with pytest.raises(ConfigError, match="no class 'wolf, dog'"):
+        find_class("wolf, dog", PETS)
 
 
 def test_two_folders_of_one_class_are_refused_but_by_the_map() -> None:

@@ -6,6 +6,7 @@ import json
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from resnext.engines import measured, openvino
@@ -112,11 +113,35 @@ def test_the_ratio_is_of_the_first_network_over_the_second() -> None:
     assert 0.2 < measured.bf16_speedup(core, fp32=settings, bf16=settings) < 5
 
 
+class Stub:
+    """A network, and its request, of which each run takes a time that is known."""
+
+    def __init__(self, clock: list[float], times: list[float]) -> None:
+        self.clock, self.times, self.runs = clock, times, 0
+
+    def create_infer_request(self) -> Stub:
+        return self
+
+    def infer(self, _: object) -> None:
+        self.clock[0] += self.times[min(self.runs, len(self.times) - 1)]
+        self.runs += 1
+
+
+def test_turns_go_on_until_no_best_time_falls_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(measured.time, "perf_counter", lambda: clock[0])
+    steady, disturbed = Stub(clock, [2.0]), Stub(clock, [4.0, 9.0, *[8.0] * 9, 1.0, 5.0])
+    assert measured._ratio([steady, disturbed], np.zeros(1)) == 2.0
+    assert steady.runs == disturbed.runs == 12 + 16
+    falling = Stub(clock, [0.98**turn for turn in range(500)])
+    assert measured._ratio([steady, falling], np.zeros(1)) == pytest.approx(2.0 / 0.98**199)
+
+
 def test_the_networks_that_are_timed_differ_in_their_groups_alone() -> None:
     found = []
     for width in (measured.NARROW, measured.WIDE):
-        ops = measured._bottlenecks(128, width, side=56).get_ordered_ops()
-        assert [op.get_type_name() for op in ops].count("GroupConvolution") == 2
+        ops = measured._grouped(128, width, side=56).get_ordered_ops()
+        assert [op.get_type_name() for op in ops].count("GroupConvolution") == 4
         found.append([tuple(op.output(0).shape) for op in ops if "Conv" in op.get_type_name()])
         shapes = {tuple(op.input_value(1).shape) for op in ops if "Group" in op.get_type_name()}
         assert shapes == {(128 // width, width, width, 3, 3)}

@@ -62,7 +62,7 @@ def compare(answers: Integers, targets: Integers, num_classes: int) -> None:
 
 
 @given(answered())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_figures_are_scikit_learns(case: tuple[Integers, Integers, int]) -> None:
     compare(*case)
 
@@ -158,7 +158,7 @@ def test_of_several_right_classes_the_best_counts_and_none_is_left_out() -> None
     nps.arrays(np.float32, (20, 5), elements=st.sampled_from([-1.0, 0.0, 2.5])),
     nps.arrays(np.bool_, (20, 5)),
 )
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_several_right_classes_are_as_good_as_each_alone(
     logits: npt.NDArray[np.float32], right: npt.NDArray[np.bool_]
 ) -> None:

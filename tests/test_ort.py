@@ -27,8 +27,9 @@ BATCH = random_batch(3, 32, seed=1)
 
 
 def build(precision: Precision, /, *, group_width: int = 1) -> onnx.ModelProto:
-    assert (precision, group_width) == ("fp32", 1)
-    return graph.build(SPEC, preprocessing(32), random_tensors(SPEC, seed=0))
+    assert precision == "fp32"
+    tensors = random_tensors(SPEC, seed=0)
+    return graph.build(SPEC, preprocessing(32), tensors, group_width=group_width)
 
 
 SOURCE = GraphSource(signature=SIGNATURE, build=build)
@@ -50,6 +51,19 @@ def test_it_computes_what_openvino_computes(
         assert str(engine) == "engine onnxruntime (fp32)"
     assert relative_error(outputs.logits, expected) < 1e-5
     assert outputs.embedding.shape == (3, 1024)
+
+
+def test_groups_are_wide_enough_to_be_fast() -> None:
+    widths = []
+
+    def remember(precision: Precision, /, *, group_width: int = 1) -> onnx.ModelProto:
+        widths.append((precision, group_width))
+        return build("fp32")
+
+    for eight_bits in (True, False):
+        source = GraphSource(signature=SIGNATURE, build=remember, eight_bits=eight_bits)
+        ORTEngine(source).close()
+    assert widths == [("int8", 16), ("fp32", 16)]
 
 
 def test_weights_too_large_for_one_message_go_through_files(

@@ -56,6 +56,7 @@ def test_the_papers_are_in_the_metadata(tiny: Any) -> None:
     assert PreprocessSpec.from_json(json.loads(facts["preprocess"])) == document.preprocess
     assert float(facts["temperature"]) == document.temperature
     assert (facts["license"], facts["source_sha256"]) == (document.license, "abc")
+    assert facts["precision"] == "fp32" and "quantization" not in facts
 
 
 def test_there_are_no_more_best_classes_than_classes(tiny: Any) -> None:

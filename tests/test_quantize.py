@@ -87,6 +87,29 @@ def test_engines_compute_what_the_graph_says(name: str, tiny: LocalModel) -> Non
     assert 1e-6 < apart < 0.2
 
 
+def test_a_bias_beside_weights_of_nothing_is_kept(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    spec = arch.parse("resnext26_32x4d", num_classes=2)
+    tensors = dict(random_tensors(spec, seed=0))
+    tensors["layer1.0.bn2.weight"] = tensors["layer1.0.bn2.weight"] * (np.arange(128) != 3)
+    tensors["layer1.0.bn2.bias"] = tensors["layer1.0.bn2.bias"] + 20 * (np.arange(128) == 3)
+    ranges = {"layer1.0.conv1.relu": (0.0, 8.0), "layer1.0.conv2.relu": (0.0, 25.0)}
+    features = []
+    for precision in ("fp32", "int8"):
+        built = graph.build(
+            spec,
+            preprocessing(32),
+            tensors,
+            precision=precision,
+            quantization=Quantization(ranges=ranges),
+        )
+        session: Any = onnxruntime.InferenceSession(built.SerializeToString())
+        image = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+        features.append(session.run(["embedding"], {"image": image})[0])
+    exact, found = features
+    assert np.abs(found - exact).max() < 0.03 * np.abs(exact).max()
+
+
 @pytest.mark.parametrize(("width", "expected"), [(1, 32), (32, 4)])
 def test_small_groups_are_laid_side_by_side_in_8_bits_too(width: int, expected: int) -> None:
     spec = arch.parse("resnext26_32x4d", num_classes=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from resnext import testing, weights
 from resnext.deploy import export as exporting
-from resnext.deploy import portable
+from resnext.deploy import portable, recheck
 from resnext.errors import ParityError
+from resnext.quantization import Quantization
 from resnext.weights import LocalModel
 
 
@@ -47,3 +49,24 @@ def test_a_file_that_answers_otherwise_is_not_left_there(
         exporting.export(tiny, tmp_path / "a.onnx", force=True)
     assert [each.name for each in tmp_path.iterdir()] == ["a.onnx"]
     assert (tmp_path / "a.onnx").read_bytes() == b"precious"
+
+
+def test_8_bits_that_answer_otherwise_than_the_engine_are_refused(
+    tiny: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = portable.build
+    some = Quantization(ranges={"layer1.0.conv1.relu": (0.0, 8.0)})
+    local = replace(tiny, document=replace(tiny.document, quantization=some))
+    done = exporting.export(local, tmp_path / "a.xml", int8=True)
+    assert done.difference <= 0.1 and done.from_fp32 is not None
+
+    def spoiled(document: Any, tensors: Any, **options: Any) -> Any:
+        return build(document, {**tensors, "fc.bias": tensors["fc.bias"] + 9}, **options)
+
+    monkeypatch.setattr(portable, "build", spoiled)
+    with pytest.raises(ParityError, match=r"of the largest of engine openvino \(int8\)"):
+        exporting.export(local, tmp_path / "b.xml", int8=True)
+    monkeypatch.setattr(recheck, "_IN_EIGHT_BITS", 99.0)
+    with pytest.raises(ParityError, match=r"of the largest of engine openvino \(fp32\)"):
+        exporting.export(local, tmp_path / "b.xml", int8=True)
+    assert {each.name for each in tmp_path.iterdir()} == {"a.xml", "a.bin"}

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import click
 
-from resnext.cli import progress
+from resnext.cli import progress, text
 from resnext.cli.complete import complete_model
 
+INPUT_FAILED = 3
 FORMATS = ("onnx", "openvino", "torchscript", "exported-program", "safetensors")
 
 
@@ -26,6 +27,11 @@ FORMATS = ("onnx", "openvino", "torchscript", "exported-program", "safetensors")
               show_default=True, help="What it takes; a picture has any size.")  # fmt: skip
 @click.option("-k", "--top-k", type=click.IntRange(min=1), default=5, show_default=True,
               help="Best classes that ONNX and OpenVINO give.")  # fmt: skip
+@click.option(
+    "--int8", is_flag=True, help="In 8 bits, ONNX and OpenVINO: a quantized MODEL, or --calibrate."
+)
+@click.option("--calibrate", "pictures", type=click.Path(),
+              help="Quantize MODEL first, on these pictures: file, folder or glob.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
 @click.option("--json", "as_json", is_flag=True, help="What was written, as one line of JSON.")
 @click.option("--offline", is_flag=True, help="Never touch the network.")
@@ -36,6 +42,8 @@ def export(
     format: str | None,
     input: str,
     top_k: int,
+    int8: bool,
+    pictures: str | None,
     force: bool,
     as_json: bool,
     offline: bool,
@@ -52,21 +60,38 @@ def export(
     The file is loaded again and run on golden pictures, 1, 2 and 7 at once; if its answers are
     not those of this package, the exit code is 4 and nothing is written. What ran it is printed:
     for ONNX onnxruntime, or OpenVINO where that is not installed; --input picture needs it.
+    With --int8 they are those of this package in 8 bits, and near those in float32.
     """
     from resnext import weights
     from resnext.deploy import export as exporting
     from resnext.results.formats import printable
 
-    exporting.format_of(output, format)  # before a download
+    # Before a download.
+    exporting.check_request(output, format, int8=int8, calibrate=pictures)
     with progress.download_bar() as downloaded:
         local = weights.locate(model, offline=offline or None, progress=downloaded)
-    done = exporting.export(local, output, format=format, input=input, top_k=top_k, force=force)
+    with progress.count_bar() as counted:
+        done = exporting.export(
+            local,
+            output,
+            format=format,
+            input=input,
+            top_k=top_k,
+            int8=int8,
+            calibrate=pictures,
+            force=force,
+            progress=counted,
+        )
+    for problem in done.problems:
+        print(printable(f"left out: {problem}"), file=sys.stderr)
     for caution in done.cautions:
         print(f"note: {caution}", file=sys.stderr)
     if as_json:
         print(json.dumps(done.to_json()))
-        return 0
+        return INPUT_FAILED if done.problems else 0
     for path in done.paths:
         print(printable(f"{path}: {path.stat().st_size / 1e6:.1f} MB"))
-    print(f"{done.format}, {done.verdict}")
-    return 0
+    print(f"{done.format}{' in 8 bits' if int8 else ''}, {done.verdict}")
+    if done.calibrated is not None:
+        print(text.pairs(done.calibrated.findings()))
+    return INPUT_FAILED if done.problems else 0

@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from resnext.engines import graph
-from resnext.engines.base import IMAGE, LOGITS
+from resnext.engines.base import IMAGE, LOGITS, Precision
 from resnext.errors import ConfigError
 from resnext.modelfile import ModelDocument, Tensors
 from resnext.preprocess import PreprocessSpec
@@ -39,6 +39,8 @@ def build(
     picture: bool = False,
     top_k: int = 5,
     source_sha256: str = "",
+    precision: Precision = "fp32",
+    group_width: int = 1,
 ) -> onnx.ModelProto:
     """Build the graph of a model for other programs.
 
@@ -50,6 +52,8 @@ def build(
             to whoever decodes it.
         top_k: Number of best classes; all where there are fewer.
         source_sha256: Of the file the weights come from, for the metadata.
+        precision: "fp32", or "int8" for a model that was quantized.
+        group_width: As for `graph.build`.
 
     Returns:
         A model with the outputs "logits" (N, K), "embedding" (N, D), "probabilities"
@@ -61,7 +65,15 @@ def build(
     """
     if top_k < 1:
         raise ConfigError(f"top_k is {top_k}; expected at least 1")
-    model = graph.build(document.architecture, document.preprocess, tensors)
+    eight_bits = document.quantization if precision == "int8" else None
+    model = graph.build(
+        document.architecture,
+        document.preprocess,
+        tensors,
+        precision=precision,
+        quantization=eight_bits,
+        group_width=group_width,
+    )
     del model.opset_import[:]
     model.opset_import.append(helper.make_opsetid("", OPSET))
     parts = _Parts(model.graph)
@@ -77,7 +89,10 @@ def build(
         "reject_threshold": json.dumps(document.reject_threshold),
         "license": document.license,
         "source_sha256": source_sha256,
+        "precision": precision,
     }
+    if eight_bits is not None:
+        facts["quantization"] = json.dumps(dict(eight_bits.facts), ensure_ascii=False)
     for key, value in facts.items():
         model.metadata_props.add(key=key, value=value)
     return model

@@ -74,13 +74,17 @@ class Quantized:
 
     def summary(self) -> list[tuple[str, object]]:
         """Return what people want to know."""
+        what_next = f"resnext predict photo.jpg -m {self.path}"
+        return [("file", self.path), *self.findings(), ("next", what_next)]
+
+    def findings(self) -> list[tuple[str, object]]:
+        """Return what people want to know but the file, which may be on its way elsewhere."""
         drop = (
             ""
             if self.drop is None
             else f"{self.drop:+.2f} points on {counted(self.labelled, 'picture')}"
         )
         return [
-            ("file", self.path),
             ("rounded", f"{self.rounded}, {counted(self.values, 'value')}"),
             (
                 "same answer as fp32",
@@ -90,7 +94,6 @@ class Quantized:
             ("tried before", "; ".join(self.before)),
             ("top-1 lost", drop),
             ("left out", f"{len(self.problems)} that cannot be read" if self.problems else ""),
-            ("next", f"resnext predict photo.jpg -m {self.path}"),
         ]
 
     def to_json(self) -> dict[str, Any]:

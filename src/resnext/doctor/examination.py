@@ -18,10 +18,11 @@ from resnext.classifier import Classifier
 from resnext.doctor import checks
 from resnext.doctor.copies import check_copies, find_groups
 from resnext.doctor.facts import Table, gather
-from resnext.doctor.findings import PROBLEMS, Finding, check_outside
+from resnext.doctor.findings import PROBLEMS, Finding
 from resnext.doctor.intake import PARTS, take_in
 from resnext.errors import ConfigError, MissingExtraError, closest, import_extra
 from resnext.training.features import open_store
+from resnext.training.listing import check_outside
 
 MISLABEL = "likely-mislabel"
 

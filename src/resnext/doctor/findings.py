@@ -6,9 +6,7 @@ One JSON object a line: `path`, `part`, `label`, `problem`, `detail`, `action`, 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +14,7 @@ from typing import Any
 
 from resnext.errors import ConfigError
 from resnext.files import atomic, check_place
-from resnext.sources import Source
-from resnext.training.listing import Entry
+from resnext.training.listing import check_apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,42 +122,10 @@ def check_output(folder: Path, data: Path) -> None:
         ConfigError: The folder is in the data set, which is not to be changed, or no folder.
         OutputError: The folder above is missing, or it is read-only.
     """
-    place, source = Path(os.path.realpath(folder)), Path(os.path.realpath(data))
-    if source.is_dir() and place.is_relative_to(source):
-        raise ConfigError(
-            f"{folder} is in the data set, in which nothing is changed",
-            hint="choose another folder with -o",
-        )
+    check_apart(folder, data)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(
             f"{folder} is a file; expected a folder for the results",
             hint="choose another name with -o",
         )
     check_place(folder / "any" if folder.exists() else folder)
-
-
-def check_outside(folder: Path, pictures: Iterable[Entry]) -> None:
-    """Refuse results among pictures, which a table may name anywhere.
-
-    Args:
-        folder: Of the results.
-        pictures: All there are.
-
-    Raises:
-        ConfigError: The folder is in the one that all pictures have above them, or in one that
-            has some where that is no more than the root.
-    """
-    sources = (entry.source for entry in pictures)
-    names = (source.name if isinstance(source, Source) else source for source in sources)
-    tops = {os.path.dirname(name) for name in names if isinstance(name, str)}
-    tops = {os.path.realpath(top) for top in tops}
-    place = os.path.realpath(folder)
-    with contextlib.suppress(ValueError):  # none, or on several drives
-        above = os.path.commonpath(tops)
-        tops = {above} if above != os.path.dirname(above) else tops
-    for top in tops:
-        if Path(place).is_relative_to(top):
-            raise ConfigError(
-                f"{folder} is in {top}, among the pictures, where nothing is changed",
-                hint="choose another folder with -o",
-            )

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnext import predictions
 from resnext.doctor.checks import about, blank
 from resnext.doctor.facts import Table
 from resnext.doctor.findings import Finding
-from resnext.training.head import FOLDS, predict_out_of_fold
+from resnext.training.head import FOLDS, OutOfFold, predict_out_of_fold
 from resnext.training.listing import few, sort_names
 
 # Probability of the given label, as a multiple of chance, which is the share of the pictures that
@@ -44,41 +43,41 @@ class Judgement:
         names: Of the K classes.
         positions: (N,) of the pictures in the table.
         labels: (N,) given classes.
-        shares: (N, K) probabilities, by a head that has not seen the picture or a copy of it.
+        own: (N,) probability of each given label, by a head that has not seen the picture or a
+            copy of it.
+        best: (N,) class that this head finds likeliest.
+        highest: (N,) probability of that class.
+        unseen: The heads, for all probabilities; None where nothing was judged.
         notes: What was left out; one sentence each.
     """
 
     names: tuple[str, ...]
     positions: Integers
     labels: Integers
-    shares: Floats
+    own: Floats
+    best: Integers
+    highest: Floats
+    unseen: OutOfFold | None
     notes: tuple[str, ...]
-
-    @property
-    def own(self) -> Floats:
-        """(N,) probability of each given label."""
-        own: Floats = self.shares[np.arange(len(self.labels)), self.labels]
-        return own
 
     @property
     def suspects(self) -> Integers:
         """Rows of the labels that are likely wrong, the most suspect first."""
-        best, count = self.shares.argmax(axis=1), len(self.labels)
         # How sure each class is of the pictures that bear its label: what a claim takes.
-        is_claimed = self.shares[np.arange(count), best] >= self._by_class(self.own)[best]
+        is_claimed = self.highest >= self._by_class(self.own)[self.best]
         # Against chance, for the head learns from the wrong labels as well: where 5 % are
         # wrong it gives about 5 % to the other classes together, however clear a picture is.
         # A class of one picture in a hundred gets 1 % of what the head knows nothing about.
-        odds = self.own / (self._counts / max(count, 1))[self.labels]
+        odds = self.own / (self._counts / max(len(self.labels), 1))[self.labels]
         doubtful = (odds < UNLIKELY) | (is_claimed & (odds < LESS_LIKELY))
-        doubtful &= best != self.labels
+        doubtful &= self.best != self.labels
         rows = np.flatnonzero(doubtful)
         return rows[np.argsort(self.own[rows], kind="stable")]
 
     @property
     def agreement(self) -> float:
         """Share of the labels that the head gives as well; each class counts the same."""
-        return float(self._by_class(self.shares.argmax(axis=1) == self.labels).mean())
+        return float(self._by_class(self.best == self.labels).mean())
 
     @property
     def _counts(self) -> Integers:
@@ -108,7 +107,6 @@ def check_labels(
     names, notes = judged.names, list(judged.notes)
     if not len(judged.labels):
         return None, notes
-    best = judged.shares.argmax(axis=1)
     agreed = judged.agreement
     if agreed < (1 + 1 / len(names)) / 2:  # nearer to chance than to all
         notes.append(
@@ -118,9 +116,9 @@ def check_labels(
         )
     found = []
     for row in judged.suspects.tolist():
-        other, given, own = int(best[row]), int(judged.labels[row]), float(judged.own[row])
+        other, given, own = int(judged.best[row]), int(judged.labels[row]), float(judged.own[row])
         detail = (
-            f"looks like {names[other]} ({judged.shares[row, other]:.1%}),"
+            f"looks like {names[other]} ({judged.highest[row]:.1%}),"
             f" not like {names[given]} ({own:.1%})"
         )
         position, action = int(judged.positions[row]), f"relabel:{names[other]}"
@@ -137,17 +135,24 @@ def judge(table: Table, groups: Iterable[Sequence[int]] = (), *, seed: int = 0) 
     names, positions, labels, notes = _labelled(table, numbers)
     if len(names) < 2:
         notes.append("labels were not judged: there are no two classes to compare")
-        positions, labels = positions[:0], labels[:0]
-        shares = np.empty((0, len(names)))
+        positions, labels, unseen = positions[:0], labels[:0], None
     else:
-        features = _project(table, positions, np.random.default_rng(seed))
-        judged = predict_out_of_fold(
-            features, labels, num_classes=len(names), seed=seed, copies=numbers[positions]
+        unseen = predict_out_of_fold(
+            _project(table, positions, np.random.default_rng(seed)),
+            labels,
+            num_classes=len(names),
+            seed=seed,
+            copies=numbers[positions],
         )
-        shares = predictions.probabilities(judged.logits, temperature=judged.temperature)
+    own, highest = np.empty((2, len(labels)))
+    best = np.empty(len(labels), np.int64)
+    for some, shares in unseen.shares() if unseen else ():
+        own[some] = np.take_along_axis(shares, labels[some, None], axis=1)[:, 0]
+        best[some], highest[some] = shares.argmax(axis=1), shares.max(axis=1)
     return Judgement(
-        names=names, positions=positions, labels=labels, shares=shares, notes=tuple(notes)
-    )
+        names=names, positions=positions, labels=labels, own=own, best=best, highest=highest,
+        unseen=unseen, notes=tuple(notes),
+    )  # fmt: skip
 
 
 def _labelled(

@@ -257,7 +257,7 @@ class _Builder:
 
     def _conv(self, conv: Conv, value: str, *, folded: tuple[Array, Array] | None = None) -> str:
         if value in self.ranges:
-            name, bias, groups = self._rounded_weight(conv)
+            name, bias, groups = self._rounded_weight(conv, value)
         else:
             weight, bias = folded or self._fold(conv)
             # A tile holds half as many bfloat16 as bytes, in a network that is in 8 bits elsewhere.
@@ -350,8 +350,8 @@ class _Builder:
             )
         return self.rounded[value]
 
-    def _rounded_weight(self, conv: Conv) -> tuple[str, Array, int]:
-        """Add a weight in 255 levels around zero, for each output channel its own.
+    def _rounded_weight(self, conv: Conv, value: str) -> tuple[str, Array, int]:
+        """Add the weight that takes `value`, in levels around zero of each output channel.
 
         Returns:
             Its name, the bias, and the number of groups.
@@ -365,6 +365,8 @@ class _Builder:
             weight, bias = self._fold(conv)
             step = eightbits.steps(weight)
             levels = eightbits.nearest(weight, step)
+        value_step, _ = grid(*self.ranges[value])
+        levels, step = eightbits.widen(levels, step, bias, value_step=value_step)
         self._weight(f"{name}.step", step)
         levels, groups = join_groups(levels, conv.groups, width=self.group_width)
         self._constant(f"{name}.levels", levels)

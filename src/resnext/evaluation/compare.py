@@ -21,7 +21,15 @@ from resnext.classifier import Classifier
 from resnext.errors import ConfigError, DatasetError
 from resnext.evaluation import intervals, metrics, paired, run, summary
 from resnext.evaluation.arrays import UNLABELED, Integers
-from resnext.evaluation.evaluate import JOURNAL, SCHEMA_VERSION, Question, open_question
+from resnext.evaluation.evaluate import (
+    JOURNAL,
+    SCHEMA_VERSION,
+    Question,
+    count_learned,
+    describe_data,
+    note_learned,
+    open_question,
+)
 from resnext.evaluation.journal import Journal, hold
 from resnext.evaluation.judge import Judged, check_readable, judge
 from resnext.evaluation.matching import Matching
@@ -102,11 +110,11 @@ def compare(
 
     Raises:
         DatasetError: The data cannot be used, or its classes do not fit a model's.
-        ConfigError: The output has another run.
+        ConfigError: The output is in the data set, or has another run.
         OutputError: The output cannot be written.
     """
     models = (first, second)
-    truth, matching = open_question(first, question)
+    truth, matching = open_question(first, question, output=output)
     matchings = (matching, open_question(second, question)[1])
     classes = _join(matchings)
     with contextlib.ExitStack() as stack:
@@ -116,75 +124,77 @@ def compare(
         folders = tuple(folder / f"{JOURNAL}-{letter}" for letter in "ab")
         for place in folders:
             stack.enter_context(hold(place, f"{first.document.name}, {second.document.name}"))
-        turns, judged, bad = _work(
-            models, truth, matchings, folders, question, force=force, progress=progress
-        )
+        identities = [run.identify(model, truth.entries) for model in models]
+        with contextlib.ExitStack() as opened:
+            journals = [
+                opened.enter_context(
+                    Journal(place, identity, model.engine.num_classes, force=force)
+                )
+                for place, identity, model in zip(folders, identities, models, strict=True)
+            ]
+            turns = _take_turns(models, journals, truth, progress)
+        bad = _unreadable(journals)
+        judged = _judge(models, truth, matchings, journals, question=question, scratch=folder)
         figures = {
             "schema_version": SCHEMA_VERSION,
-            "a": _describe(first, judged[0]),
-            "b": _describe(second, judged[1]),
+            **{
+                letter: _describe(model, one, own, count_learned(truth, one, journal.learned))
+                for letter, model, one, own, journal in zip(
+                    "ab", models, judged, matchings, journals, strict=True
+                )
+            },
             "data": {
-                "path": str(question.data),
-                "layout": truth.layout,
-                "pictures": len(truth.entries),
+                **describe_data(question, truth, judged[0], bad),
                 "evaluated": int(judged[0].labeled.sum()),
-                "classes": len(judged[0].data_classes),
-                "without_pictures": list(judged[0].without_pictures),
-                "unreadable": {truth.entries[n].name: reason for n, reason in bad.items()},
-                "notes": [*truth.notes, *_notes(judged)],
+                "fingerprint": identities[0]["data"],
             },
             "answers": "classes of the data" if question.restrict else "all classes",
             **_differences(judged, classes),
             "speed": _speed(turns),
         }
+        figures["data"]["notes"] = [
+            *truth.notes,
+            *_notes(figures, judged),
+            *_note_classes(models, restrict=question.restrict),
+        ]
         problems = tuple(Problem(truth.entries[n].name, reason) for n, reason in bad.items())
         yield Compared(figures=figures, judged=judged, problems=problems)
 
 
-def _work(
-    models: tuple[Classifier, Classifier],
+def _unreadable(journals: Sequence[Journal]) -> dict[int, str]:
+    """Return why pictures could not be read, by position; both have looked at all of them."""
+    first, second = journals
+    if first.bad.keys() != second.bad.keys():
+        raise ConfigError(
+            "pictures changed while the models looked at them", hint="begin anew with --force"
+        )
+    return first.bad
+
+
+def _judge(
+    models: Sequence[Classifier],
     truth: Truth,
-    matchings: tuple[Matching, Matching],
-    folders: Sequence[Path],
-    question: Question,
+    matchings: Sequence[Matching],
+    journals: Sequence[Journal],
     *,
-    force: bool,
-    progress: run.Progress | None,
-) -> tuple[list[_Turn], tuple[Judged, Judged], dict[int, str]]:
-    with contextlib.ExitStack() as stack:
-        journals = [
-            stack.enter_context(
-                Journal(
-                    folder,
-                    run.identify(model, truth.entries),
-                    model.engine.num_classes,
-                    force=force,
-                )
-            )
-            for model, folder in zip(models, folders, strict=True)
-        ]
-        turns = _take_turns(models, journals, truth, progress)
-        bad = dict(journals[0].bad)
-        if bad.keys() != journals[1].bad.keys():
-            raise ConfigError(
-                "pictures changed while the models looked at them", hint="begin anew with --force"
-            )
-        logits = [journal.logits() for journal in journals]
-    entries = check_readable(truth.entries, bad)
-    judged = [
+    question: Question,
+    scratch: Path,
+) -> tuple[Judged, Judged]:
+    entries = check_readable(truth.entries, journals[0].bad)
+    first, second = (
         judge(
-            rows,
+            journal.logits(),
             entries,
             matching,
             model.document.labels,
             restrict=question.restrict,
             multi_label=is_multi_label(model.document),
             temperature=model.document.temperature,
-            scratch=folder,
+            scratch=scratch,
         )
-        for rows, matching, model, folder in zip(logits, matchings, models, folders, strict=True)
-    ]
-    return turns, (judged[0], judged[1]), bad
+        for journal, matching, model in zip(journals, matchings, models, strict=True)
+    )
+    return first, second
 
 
 def _take_turns(
@@ -196,39 +206,62 @@ def _take_turns(
     """Let each model compute the same pictures, the first one changing from turn to turn."""
     step = math.lcm(*(model.engine.best_batch_size for model in models))
     step *= math.ceil(ROUND / step)
+    records = [run.learned_from(model) for model in models]
     turns = []
     for number, start in enumerate(range(0, len(truth.entries), step)):
         part = [entry.source for entry in truth.entries[start : start + step]]
+        # Of a run that goes on, one may have more than the other, by turns of another size.
+        known = [min(max(journal.done - start, 0), len(part)) for journal in journals]
+        missing = [which for which in (0, 1) if known[which] < len(part)]
+        learned = run.find_learned(records, part if missing else ())  # in no model's time
         seconds = [0.0, 0.0]
-        missing = [which for which in (0, 1) if journals[which].done <= start]
         for which in missing if number % 2 else reversed(missing):
             begun = time.perf_counter()
             size = models[which].engine.best_batch_size
-            rows = list(models[which].logits_each(part, batch_size=size))
+            rows = list(models[which].logits_each(part[known[which] :], batch_size=size))
             seconds[which] = time.perf_counter() - begun
-            journals[which].append(rows)
+            own = [place - known[which] for place in learned[which] if place >= known[which]]
+            journals[which].append(rows, learned=own)
         readable = sum(start + place not in journals[0].bad for place in range(len(part)))
-        if len(missing) == 2 and readable:
+        if not any(known) and readable:
             turns.append(_Turn(pictures=readable, seconds=(seconds[0], seconds[1])))
         if progress is not None:
             progress(start + len(part), len(truth.entries))
     return turns
 
 
-def _describe(model: Classifier, judged: Judged) -> Figures:
+def _describe(model: Classifier, judged: Judged, matching: Matching, learned: int) -> Figures:
     return {
         **run.describe_model(model),
+        "matched": dict(matching.rules),
+        "learned_from": learned,
         **{f"top{k}": summary.proportion(top_k(judged.ranks, k)) for k in (1, 5)},
     }
 
 
-def _notes(judged: tuple[Judged, Judged]) -> list[str]:
-    if not any(one.multi_label for one in judged):
+def _note_classes(models: Sequence[Classifier], *, restrict: bool) -> list[str]:
+    """Say that one model has more to choose from, which is no fault of its answers."""
+    counts = [len(model.document.labels.class_names) for model in models]
+    if restrict or counts[0] == counts[1]:
         return []
     return [
-        "a model answers yes or no of each class: its best answers are compared, and averages of"
-        " classes are left out, which `resnext evaluate` has"
+        f"A chooses among {counts[0]:,} classes and B among {counts[1]:,}, where the one with fewer"
+        " is more often right by chance: --restrict lets both choose among those of the data"
     ]
+
+
+def _notes(figures: Figures, judged: tuple[Judged, Judged]) -> list[str]:
+    notes = [
+        note
+        for letter, one in zip("ab", judged, strict=True)
+        for note in note_learned(letter.upper(), figures[letter]["learned_from"], one)
+    ]
+    if any(one.multi_label for one in judged):
+        notes.append(
+            "a model answers yes or no of each class: its best answers are compared, and averages"
+            " of classes are left out, which `resnext evaluate` has"
+        )
+    return notes
 
 
 def _differences(judged: tuple[Judged, Judged], classes: _Classes) -> Figures:

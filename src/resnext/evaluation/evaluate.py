@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from resnext.evaluation.matching import Matching, match, read_map
 from resnext.evaluation.multilabel import is_multi_label
 from resnext.evaluation.summary import summarize
 from resnext.evaluation.truth import Truth, open_truth
+from resnext.training.listing import check_apart, check_outside
 from resnext.training.scan import Problem
 from resnext.weights import read_tensors
 
@@ -89,10 +90,10 @@ def evaluate(
     Raises:
         DatasetError: The data cannot be used, its classes do not fit the model's, or no
             picture can be read.
-        ConfigError: The output has another run, or one is at work there.
+        ConfigError: The output is in the data set, has another run, or one is at work there.
         OutputError: The output cannot be written.
     """
-    truth, matching = open_question(classifier, question)
+    truth, matching = open_question(classifier, question, output=output)
     identity = run.identify(classifier, truth.entries)
     with _folder(output, f"{classifier.document.name} on {question.data}") as folder:
         begun, done = time.monotonic(), 0
@@ -114,11 +115,14 @@ def evaluate(
             scratch=folder,
         )
         computed = sum(place not in bad for place in range(done, len(truth.entries)))
+        known = count_learned(truth, judged, learned)
         figures = {
             "schema_version": SCHEMA_VERSION,
             "model": run.describe_model(classifier),
             "data": {
-                **describe_data(question, truth, judged, bad, learned=learned),
+                **describe_data(question, truth, judged, bad),
+                "learned_from": known,
+                "notes": [*truth.notes, *note_learned("the model", known, judged)],
                 "matched": dict(matching.rules),
                 "fingerprint": identity["data"],
             },
@@ -141,9 +145,25 @@ def describe_kept(output: Path | None) -> str:
     )
 
 
-def open_question(classifier: Classifier, question: Question) -> tuple[Truth, Matching]:
-    """Find the pictures, and the model's class of each of theirs."""
+def open_question(
+    classifier: Classifier, question: Question, *, output: Path | None = None
+) -> tuple[Truth, Matching]:
+    """Find the pictures, and the model's class of each of theirs.
+
+    Args:
+        classifier: The model.
+        question: On what.
+        output: Folder of the results, or None.
+
+    Raises:
+        DatasetError: The data cannot be used, or its classes do not fit the model's.
+        ConfigError: The output is among the pictures.
+    """
+    if output is not None:
+        check_apart(output, question.data)
     truth = open_truth(question.data, labels=question.labels)
+    if output is not None:
+        check_outside(output, truth.entries)
     given = None if question.map is None else read_map(question.map)
     matching = match(
         truth.classes, classifier.document.labels, given=given, has_map=question.has_map
@@ -154,35 +174,42 @@ def open_question(classifier: Classifier, question: Question) -> tuple[Truth, Ma
 
 
 def describe_data(
-    question: Question,
-    truth: Truth,
-    judged: Judged,
-    bad: Mapping[int, str],
-    *,
-    learned: Collection[int],
+    question: Question, truth: Truth, judged: Judged, bad: Mapping[int, str]
 ) -> dict[str, Any]:
     """Say what was answered, as plain JSON values."""
-    pairs = zip(judged.entries, judged.labeled, strict=True)
-    names = {entry.name for entry, labeled in pairs if labeled}
-    known = sum(truth.entries[place].name in names for place in learned)
-    notes = list(truth.notes)
-    if known:
-        notes.append(
-            f"the model has learned from {known:,} of these {counted(len(names), 'picture')}: on"
-            " others it is right less often"
-        )
     return {
         "path": os.fsdecode(question.data),
         "layout": truth.layout,
         "pictures": len(truth.entries),
         "evaluated": judged.counted,
-        "learned_from": known,
         "unreadable": {truth.entries[n].name: reason for n, reason in bad.items()},
         "classes": len(judged.data_classes),
         "without_pictures": list(judged.without_pictures),
         "several_labels": judged.several,
-        "notes": notes,
     }
+
+
+def count_learned(truth: Truth, judged: Judged, learned: Iterable[int]) -> int:
+    """Count the pictures with a class that are among those learned from.
+
+    Args:
+        truth: All pictures.
+        judged: Those that count.
+        learned: Positions among all.
+    """
+    pairs = zip(judged.entries, judged.labeled, strict=True)
+    names = {entry.name for entry, labeled in pairs if labeled}
+    return sum(truth.entries[place].name in names for place in learned)
+
+
+def note_learned(who: str, known: int, judged: Judged) -> list[str]:
+    """Say of whom one should know that pictures are known to it, if some are."""
+    if not known:
+        return []
+    pictures = counted(int(judged.labeled.sum()), "picture")
+    return [
+        f"{who} has learned from {known:,} of these {pictures}: on others it is right less often"
+    ]
 
 
 def calibrate(

@@ -1,6 +1,6 @@
 """How sure a figure is: intervals of shares, means and class averages.
 
-A proportion has Wilson's interval, a mean the normal one, what is made of class counts the
+A proportion has Wilson's interval, a mean Student's, what is made of class counts one by the
 bootstrap. All hold for pictures drawn independently; they know nothing of another camera.
 N pictures, K classes.
 """
@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,10 @@ DRAWS = 1000
 _FEWEST_DRAWS = 100
 _MOST_DRAWN = 500_000_000  # pictures x classes x draws: about a second
 _ROUNDING = 1e-12  # of figures between -1 and 1
+_ALMOST_NORMAL = 10_000  # values, of which Student's law is the normal one but for 0.02 %
+_HALVINGS = 60  # of an angle
 
-Statistic = Callable[[Integers], Mapping[str, Floats]]
+Statistic = Callable[[Any], Mapping[str, Floats]]  # of (B, M) numbers, whole or weighed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,22 +84,49 @@ def wilson(right: int, pictures: int, *, confidence: float = CONFIDENCE) -> Inte
     z = quantile(confidence)
     if not pictures:
         return Interval(low=0.0, high=1.0, confidence=confidence)
-    share = right / pictures
-    center = share + z * z / (2 * pictures)
-    reach = z * math.sqrt(share * (1 - share) / pictures + (z / (2 * pictures)) ** 2)
-    scale = 1 + z * z / pictures
+    low, high = _score_ends(right / pictures, pictures, z)
     return Interval(
-        low=(center - reach) / scale if right else 0.0,  # exactly, not nearly
-        high=(center + reach) / scale if right < pictures else 1.0,
+        low=low if right else 0.0,  # exactly, not nearly
+        high=high if right < pictures else 1.0,
         confidence=confidence,
     )
 
 
-def mean(values: Floats, *, confidence: float = CONFIDENCE) -> Interval:
-    """Compute the interval of a mean over pictures, such as the loss, by the normal law.
+def _score_ends(share: float, size: float, z: float) -> tuple[float, float]:
+    center = share + z * z / (2 * size)
+    reach = z * math.sqrt(share * (1 - share) / size + (z / (2 * size)) ** 2)
+    scale = 1 + z * z / size
+    return max(0.0, (center - reach) / scale), min(1.0, (center + reach) / scale)
+
+
+def student(confidence: float, freedom: int) -> float:
+    """Do as `quantile` for a mean whose spread is only known from as many values, and one more.
 
     Args:
-        values: (N,) of each picture, at least 2.
+        confidence: More than 0 and less than 1.
+        freedom: Degrees of freedom, at least 1.
+    """
+    if freedom >= _ALMOST_NORMAL:
+        return quantile(confidence)
+    # The chance of an angle, whose tangent the variable is, is a sum of powers of its cosine
+    # (Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4).
+    powers = np.arange(freedom % 2, freedom - 1, 2)
+    factors = np.cumprod([1.0, *(powers[1:] - 1) / powers[1:]])[: len(powers)]
+    low, high = 0.0, math.pi / 2
+    for _ in range(_HALVINGS):
+        angle = (low + high) / 2
+        found = math.sin(angle) * float(factors @ math.cos(angle) ** powers)
+        if freedom % 2:
+            found = 2 / math.pi * (angle + found)
+        low, high = (angle, high) if found < confidence else (low, angle)
+    return math.sqrt(freedom) * math.tan((low + high) / 2)
+
+
+def mean(values: Floats, *, confidence: float = CONFIDENCE) -> Interval:
+    """Compute the interval of a mean, such as that of turns of work, by Student's law.
+
+    Args:
+        values: (N,) of each picture or turn, at least 2.
         confidence: More than 0 and less than 1.
 
     Raises:
@@ -104,9 +134,10 @@ def mean(values: Floats, *, confidence: float = CONFIDENCE) -> Interval:
     """
     if values.ndim != 1 or len(values) < 2:
         raise ConfigError(f"values are {values.shape}; expected (N,) of at least 2 pictures")
+    quantile(confidence)
     center = float(values.mean(dtype=np.float64))
     error = float(values.std(ddof=1, dtype=np.float64)) / math.sqrt(len(values))
-    reach = quantile(confidence) * error
+    reach = student(confidence, len(values) - 1) * error
     return Interval(low=center - reach, high=center + reach, confidence=confidence)
 
 
@@ -140,14 +171,14 @@ def class_averages(
 
     count = _counter(strata, answered, num_classes)
 
-    def statistic(counts: Integers) -> Mapping[str, Floats]:
+    def statistic(counts: Floats) -> Mapping[str, Floats]:
         return metrics.average_arrays(count(counts), labels=labels)
 
     return bootstrap(
         statistic,
         pictures,
         strata,
-        bounds=(0, 1),
+        shares=True,
         draws=draws,
         seed=seed,
         confidence=confidence,
@@ -193,7 +224,7 @@ def multilabel_averages(
         multilabel.precision_in_draws(logits[:, place], targets[:, place]) for place in averaged
     ]
 
-    def statistic(drawn: Integers) -> Mapping[str, Floats]:
+    def statistic(drawn: Floats) -> Mapping[str, Floats]:
         # Numbers of pictures are exact in float32 up to 16 million.
         sums = [drawn.astype(np.float32) @ table for table in tables]
         counts = _class_counts(*sums)
@@ -208,7 +239,7 @@ def multilabel_averages(
         }
 
     number = np.ones(len(targets), np.int64)
-    found = bootstrap(statistic, number, 0 * number, bounds=(0, 1), draws=draws, seed=seed,
+    found = bootstrap(statistic, number, 0 * number, shares=True, draws=draws, seed=seed,
                       confidence=confidence)  # fmt: skip
     if (targets[:, averaged].sum(axis=0) == 1).any():
         found |= dict.fromkeys(("mean_average_precision", "macro_f1"))
@@ -264,7 +295,7 @@ def class_average_differences(
         _counter(own, second, num_classes),
     ]
 
-    def statistic(counts: Integers) -> Mapping[str, Floats]:
+    def statistic(counts: Floats) -> Mapping[str, Floats]:
         a, b = (metrics.average_arrays(count(counts), labels=labels) for count in counters)
         return {name: b[name] - a[name] for name in a}
 
@@ -272,7 +303,6 @@ def class_average_differences(
         statistic,
         pictures,
         strata,
-        bounds=(-1, 1),
         draws=draws,
         seed=seed,
         confidence=confidence,
@@ -284,29 +314,30 @@ def bootstrap(
     pictures: Integers,
     strata: Integers,
     *,
-    bounds: tuple[float, float] = (-math.inf, math.inf),
+    shares: bool = False,
     draws: int = DRAWS,
     seed: int = 0,
     confidence: float = CONFIDENCE,
 ) -> dict[str, Interval | None]:
     """Compute intervals by drawing the pictures again, within each stratum.
 
-    The interval is that of the percentiles (Efron and Tibshirani, 1993, chapter 13), moved
-    down by twice the bias that the draws show: once for theirs, once for the sample's, which
-    is about the same. Few pictures make macro precision look better than it is: of 200 classes
-    of 10 pictures each it was inside in 89 of 100 simulated samples, without moving in 36.
-    An end on which many draws lie stays: as at 0, where two models differ in a picture or two.
+    The draws tell bias and variance. Of n pictures n - 1 are drawn, so that the variance is
+    not too small by 1 in n (Rao and Wu, 1988). The figure less its bias has Wilson's interval
+    of as many pictures as make a share vary so much (as Dean and Pagano, 2015, compare it with
+    others for surveys); a difference the normal one. Percentiles of the draws have it inside
+    too seldom where pictures are few: of 5 classes of 20, 97 % right, macro precision in about
+    83 of 100 simulated samples, where this has it in 94 to 98.
 
     Draws say nothing of a stratum of one picture, nor of a figure that none of them changes,
     as where all answers are right: there is no interval then, rather than one without width.
 
     Args:
         statistic: Takes (B, M) numbers of pictures in each cell, and returns (B,) values of
-            each name.
+            each name, which depend on the proportions of the numbers alone.
         pictures: (M,) number of equal pictures in each cell: 1 each, if none are equal.
-        strata: (M,) which stratum each cell belongs to, in ascending order; the number of
-            pictures of each stays what it is.
-        bounds: Between which the figures are.
+        strata: (M,) which stratum each cell belongs to, in ascending order; the proportions of
+            the strata stay what they are.
+        shares: Whether the figures are between 0 and 1, and no differences or the like.
         draws: How many times, at least 100.
         seed: Of the draws.
         confidence: More than 0 and less than 1.
@@ -320,7 +351,7 @@ def bootstrap(
     check_pairs(pictures, strata, names="pictures and strata")
     if draws < _FEWEST_DRAWS:
         raise ConfigError(f"draws is {draws}; expected at least {_FEWEST_DRAWS}")
-    quantile(confidence)
+    z = quantile(confidence)
     seen = statistic(pictures[None])
     if (np.bincount(strata, weights=pictures) == 1).any():
         return dict.fromkeys(seen)
@@ -331,36 +362,38 @@ def bootstrap(
         if np.ptp(values) < _ROUNDING:
             found[name] = None
             continue
-        ends = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-        moved = ends - 2 * (values.mean() - value)
-        low, high = np.clip(np.where(_many_at(ends, values, confidence), ends, moved), *bounds)
-        found[name] = Interval(low=float(low), high=float(high), confidence=confidence)
+        # Draws of a sample are off the sample as this is off what all pictures have.
+        center = 2 * float(value) - float(values.mean())
+        error = float(values.std(ddof=1))
+        ends = center - z * error, center + z * error
+        if shares:
+            size = float(value) * (1 - float(value)) / error**2
+            ends = _score_ends(min(max(center, 0.0), 1.0), size, z)
+        found[name] = Interval(low=ends[0], high=ends[1], confidence=confidence)
     return found
 
 
-def _many_at(ends: Floats, values: Floats, confidence: float) -> NDArray[np.bool_]:
-    """Tell whether more draws lie on an end than are to lie beyond it."""
-    on = np.abs(values - ends[:, None]) < _ROUNDING
-    return np.asarray(on.mean(axis=1) > (1 - confidence) / 2)
+def _redraw(pictures: Integers, strata: Integers, *, draws: int, seed: int) -> Iterator[Floats]:
+    """Yield (B, M) numbers of pictures in each cell, until there are as many as draws.
 
-
-def _redraw(pictures: Integers, strata: Integers, *, draws: int, seed: int) -> Iterator[Integers]:
-    """Yield (B, M) numbers of pictures in each cell, until there are as many as draws."""
+    Strata of n pictures get n - 1; of different sizes they are weighed to keep the proportions.
+    """
     rng = np.random.default_rng(seed)
     starts = np.flatnonzero(np.diff(strata, prepend=-1))
-    ends = [*starts[1:], len(strata)]
-    mixed = [slice(a, b) for a, b in zip(starts, ends, strict=True) if b - a > 1]
+    cells = [slice(a, b) for a, b in zip(starts, [*starts[1:], len(strata)], strict=True)]
+    totals = [int(pictures[own].sum()) for own in cells]
     for part in chunks(draws, len(strata)):
-        counts = np.tile(pictures, (part.stop - part.start, 1))
-        for cells in mixed:
-            total = pictures[cells].sum()
-            counts[:, cells] = rng.multinomial(total, pictures[cells] / total, size=len(counts))
+        counts = np.empty((part.stop - part.start, len(strata)))
+        for own, total in zip(cells, totals, strict=True):
+            weight = total * (totals[0] - 1) / ((total - 1) * totals[0])
+            drawn = rng.multinomial(total - 1, pictures[own] / total, size=len(counts))
+            counts[:, own] = weight * drawn
         yield counts
 
 
 def _counter(
     strata: Integers, answered: Integers, num_classes: int
-) -> Callable[[Integers], ClassCounts]:
+) -> Callable[[Floats], ClassCounts]:
     """Prepare to add up (B, M) cells, each of one target and one answer, to (B, K) classes."""
     right = np.flatnonzero(answered == strata)
     by_right = _adder(strata[right], num_classes)
@@ -370,13 +403,13 @@ def _counter(
     )
 
 
-def _adder(classes: Integers, num_classes: int) -> Callable[[Integers], Integers]:
+def _adder(classes: Integers, num_classes: int) -> Callable[[Floats], Floats]:
     """Prepare to add up the columns of each class."""
     order = np.argsort(classes, kind="stable")
     present, starts = np.unique(classes[order], return_index=True)
 
-    def add(counts: Integers) -> Integers:
-        found = np.zeros((len(counts), num_classes), np.int64)
+    def add(counts: Floats) -> Floats:
+        found = np.zeros((len(counts), num_classes))
         if order.size:
             found[:, present] = np.add.reduceat(counts[:, order], starts, axis=1)
         return found

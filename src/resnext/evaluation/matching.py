@@ -1,9 +1,9 @@
 """The classes of a data set matched to those of a model, never by a guess.
 
 In this order, for each class: the map file, the synset id, the exact name, the name without
-regard to case and punctuation, one of several names with commas between; and in the map, or if
-all classes are whole numbers, the number. What fits two classes, or none, is an error that
-names them.
+regard to case and punctuation, several names with commas between (of which a model with synset
+ids may lack some, another none); and in the map, or if all classes are whole numbers, the number.
+What fits two classes, or none, is an error that names them.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def find_class(name: str, labels: Labels) -> int:
     """Return the index of the one class that a name means, as `match` takes the name of a folder.
 
     Args:
-        name: A synset id, a name or one of several names, whatever its case and punctuation, or
-            a number.
+        name: A synset id, a name or several names, whatever their case and punctuation, or a
+            number.
         labels: Of the model.
 
     Raises:
@@ -186,7 +186,7 @@ class _Finder:
             ("synset id", lambda: self._ids.get(id_[1], []) if id_ else []),
             ("name", lambda: self._exact.get(name, [])),
             ("name but for case and punctuation", lambda: self._folded.get(_fold(name), [])),
-            ("one of several names", lambda: self._any_part(name)),
+            ("several names", lambda: self._all_parts(name)),
             (_NUMBER, lambda: self._number(name) if by_number else []),
         )
         for rule, search in rules:
@@ -213,8 +213,13 @@ class _Finder:
         names = self._labels.class_names
         return list(dict.fromkeys(names[self._parts[part][0]] for part in near))[:count]
 
-    def _any_part(self, name: str) -> Iterable[int]:
-        return (index for part in _fold_parts(name) for index in self._parts.get(part, ()))
+    def _all_parts(self, name: str) -> Iterable[int]:
+        found = [self._parts.get(part, []) for part in _fold_parts(name)]
+        classes = {index for one in found for index in one}
+        # A name that the model lacks may be of another class, "dog, wolf", but for WordNet's, of
+        # which such models have one of several.
+        known = all(found) or self._labels.synset_ids is not None
+        return classes if known or len(classes) > 1 else ()
 
     def _number(self, name: str) -> Iterable[int]:
         return [int(name)] if _is_number(name) and int(name) < len(self._labels) else []

@@ -58,12 +58,12 @@ class ClassCounts:
     Args:
         right: Pictures of the class that were answered with it: true positives.
         answered: Pictures answered with it.
-        support: Pictures of it.
+        support: Pictures of it. All may be weighed, and no whole numbers then.
     """
 
-    right: Integers
-    answered: Integers
-    support: Integers
+    right: Integers | Floats
+    answered: Integers | Floats
+    support: Integers | Floats
 
     @property
     def precision(self) -> Floats:

@@ -6,6 +6,7 @@ logits serve other answers, another map, and restricted classes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -96,16 +97,34 @@ def compute(
     first = journal.done
     sources: Iterable[Any] = [entry.source for entry in entries[first:]]
     seen: set[int] = set()
-    if learned := _learned_from(classifier):
+    if learned := learned_from(classifier):
         sources = _look_for(learned, sources, seen)
     for rows in _groups(classifier, sources, lambda count: tell(journal.done + count)):
         begin = journal.done - first
         journal.append(rows, learned=[n for n in range(len(rows)) if begin + n in seen])
 
 
-def _learned_from(classifier: Classifier) -> frozenset[bytes]:
+def learned_from(classifier: Classifier) -> frozenset[bytes]:
+    """Return the sha256 of the pictures that a model has learned from, as far as is known here."""
     record = classifier.document.provenance.get("dataset")
     return learned_pictures(str(record.get("set"))) if isinstance(record, dict) else frozenset()
+
+
+def find_learned(records: Sequence[frozenset[bytes]], sources: Sequence[Any]) -> list[list[int]]:
+    """Return for each record the places of the pictures that are in it.
+
+    Args:
+        records: As `learned_from` gives them.
+        sources: The pictures, read only where a record has any.
+    """
+    found: list[list[int]] = [[] for _ in records]
+    for place, source in enumerate(sources if any(records) else ()):
+        with contextlib.suppress(ImageError):  # whoever opens it says what is wrong
+            key, _ = identify_picture(source)
+            for own, record in zip(found, records, strict=True):
+                if key in record:
+                    own.append(place)
+    return found
 
 
 def _look_for(learned: frozenset[bytes], sources: Iterable[Any], seen: set[int]) -> Iterator[Any]:

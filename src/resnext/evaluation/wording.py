@@ -130,9 +130,13 @@ def verdict(figures: Figures) -> str:
     if found["p"] < SIGNIFICANT and (found["low"] > 0 or found["high"] < 0):
         better, worse = ("B", "A") if found["low"] > 0 else ("A", "B")
         ends = sorted(abs(found[end]) for end in ("low", "high"))
-        return (
+        text = (
             f"{better} has more right than {worse}, by {100 * ends[0]:.2f} to"
             f" {100 * ends[1]:.2f} points"
+        )
+        learned = figures[better.lower()]["learned_from"]
+        return text + (
+            f"; but {better} has learned from {learned:,} of the pictures" if learned else ""
         )
     return "these pictures do not tell which is better"
 

@@ -107,12 +107,12 @@ def name_outputs(names: Sequence[str], output: Path | None, ending: str) -> list
     Args:
         names: Of the pictures.
         output: What was asked for: a file for one picture, or a folder, which has no ending of
-            a picture or array. None for a name made from that of the picture, or for the
-            folder `explained`.
+            a picture or array. None for a file here, or for the folder `explained`.
         ending: Of the files, such as ".png".
 
     Returns:
-        A path for each picture, no two the same. The folder is made.
+        A path for each picture, no two the same; in a folder `<name>.explained<ending>`, which is
+        no other picture's name there. The folder is made.
 
     Raises:
         ConfigError: `output` is the name of another kind of file, or of one for several.
@@ -145,7 +145,7 @@ def name_outputs(names: Sequence[str], output: Path | None, ending: str) -> list
             number += 1
             name = f"{stem}-{number}"
         taken.add(name.lower())
-        paths.append(folder / f"{name}{ending}")
+        paths.append(folder / f"{name}.explained{ending}")
     _check_none_is_read(paths, names)
     return paths
 

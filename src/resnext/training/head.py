@@ -9,7 +9,7 @@ N pictures, D features, K classes.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from resnext import predictions
 from resnext.errors import ConfigError, DatasetError
-from resnext.evaluation import calibration, metrics
+from resnext.evaluation import arrays, calibration, metrics
 from resnext.evaluation.calibration import fit_temperature
 from resnext.evaluation.selective import choose_threshold
 
@@ -30,6 +30,7 @@ FOLDS = 5
 MAX_VALIDATED = 10_000  # pictures in the cross-validation
 
 _MAX_STEPS = 5000
+_MEMORY = 1 << 29  # bytes for heads that are fitted at the same time
 _WORSE = 1.05  # times the best loss: stronger ones are not tried any more
 # Of the gradient. Where the looser one stops, twice the steps change the likelihood by less
 # than 1 % near the best strength (4,000 pictures of 20 classes), and so not the choice.
@@ -99,9 +100,15 @@ class OutOfFold:
         strength: scikit-learn's C that was chosen.
     """
 
-    logits: Floats
+    logits: NDArray[np.floating]
     temperature: float
     strength: float
+
+    def shares(self) -> Iterator[tuple[slice, Floats]]:
+        """Yield which pictures, some at a time, and their (n, K) probabilities."""
+        for part in arrays.chunks(*self.logits.shape):
+            shares = predictions.probabilities(self.logits[part], temperature=self.temperature)
+            yield part, shares
 
 
 def fit_head(
@@ -144,9 +151,7 @@ def fit_head(
     with threadpoolctl.threadpool_limits(1):
         center, scale, rows, basis = _reduce(features)
         folds = _deal(labels[some], copies[some], rng)
-        strength, unseen = _cross_validate(
-            rows[some], labels[some], weights[some], folds, num_classes=num_classes
-        )
+        strength, unseen = _cross_validate(rows[some], labels[some], weights[some], folds)
         weight, bias = _linear(_regression(strength).fit(rows, labels, weights))
         weight = (weight if basis is None else weight @ basis) / scale
         bias = bias - weight @ center
@@ -175,7 +180,8 @@ def predict_out_of_fold(
 ) -> OutOfFold:
     """Cross-validate as `fit_head` does, for what the labels look like from outside.
 
-    The strength is chosen on 10,000 pictures at the most; the logits are of all.
+    The strength is chosen on 10,000 pictures at the most; the logits are of all. Of more, they
+    are float32, and while a head learns it takes twice the memory that they do.
 
     Args:
         features: (N, D).
@@ -195,14 +201,11 @@ def predict_out_of_fold(
     with threadpoolctl.threadpool_limits(1):
         _, _, rows, _ = _reduce(features)
         folds = _deal(labels[some], copies[some], rng)
-        strength, logits = _cross_validate(
-            rows[some], labels[some], weights[some], folds, num_classes=num_classes
-        )
+        strength, logits = _cross_validate(rows[some], labels[some], weights[some], folds)
         if len(some) < len(labels):
-            folds = _deal(labels, copies, rng)
-            _, logits = _cross_validate(
-                rows, labels, weights, folds, num_classes=num_classes, strengths=(strength,)
-            )
+            folds, rows = _deal(labels, copies, rng), rows.astype(np.float32)
+            models = [_regression(strength, _CHOOSING_TOLERANCE) for _ in range(FOLDS)]
+            logits = _fit_folds(models, rows, labels, weights, folds)
     temperature = fit_temperature(logits, labels)
     return OutOfFold(logits=logits, temperature=temperature, strength=strength)
 
@@ -330,14 +333,8 @@ def _deal(labels: Integers, copies: Integers, rng: np.random.Generator) -> Integ
 
 
 def _cross_validate(
-    rows: Floats,
-    labels: Integers,
-    weights: Floats,
-    folds: Integers,
-    *,
-    num_classes: int,
-    strengths: Sequence[float] = STRENGTHS,
-) -> tuple[float, Floats]:
+    rows: Floats, labels: Integers, weights: Floats, folds: Integers
+) -> tuple[float, NDArray[np.floating]]:
     """Choose the strength, and compute the logits of pictures by heads that lack them.
 
     The stronger the data, the longer a fit takes: once it is clearly worse, no more are
@@ -347,27 +344,42 @@ def _cross_validate(
         The strength, and (N, K) logits.
     """
     # Each starts from its last fit.
-    models = [_regression(strengths[0], _CHOOSING_TOLERANCE) for _ in range(FOLDS)]
-    best: tuple[float, float, Floats] | None = None
-    with ThreadPoolExecutor(min(FOLDS, os.cpu_count() or 1)) as pool:
-        for strength in strengths:
-            logits = np.empty((len(labels), num_classes))
-
-            def fit(fold: int, strength: float = strength, logits: Floats = logits) -> None:
-                rest, own = folds != fold, folds == fold
-                model = models[fold].set_params(C=strength)
-                weight, bias = _linear(model.fit(rows[rest], labels[rest], weights[rest]))
-                logits[own] = rows[own] @ weight.T + bias
-
-            list(pool.map(fit, range(FOLDS)))
-            temperature = fit_temperature(logits, labels, weights)
-            loss = score(logits, labels, temperature=temperature).nll
-            if best is None or loss < best[0]:
-                best = loss, strength, logits
-            elif loss > best[0] * _WORSE:
-                break
+    models = [_regression(STRENGTHS[0], _CHOOSING_TOLERANCE) for _ in range(FOLDS)]
+    best: tuple[float, float, NDArray[np.floating]] | None = None
+    for strength in STRENGTHS:
+        for model in models:
+            model.set_params(C=strength)
+        logits = _fit_folds(models, rows, labels, weights, folds)
+        temperature = fit_temperature(logits, labels, weights)
+        loss = score(logits, labels, temperature=temperature).nll
+        if best is None or loss < best[0]:
+            best = loss, strength, logits
+        elif loss > best[0] * _WORSE:
+            break
     assert best is not None
     return best[1], best[2]
+
+
+def _fit_folds(
+    models: Sequence[Any],
+    rows: NDArray[np.floating],
+    labels: Integers,
+    weights: Floats,
+    folds: Integers,
+) -> NDArray[np.floating]:
+    """Compute (N, K) logits by heads that lack them, as many at a time as memory allows."""
+    logits = np.empty((len(rows), int(labels.max()) + 1), rows.dtype)
+
+    def fit(fold: int) -> None:
+        rest, own = folds != fold, folds == fold
+        weight, bias = _linear(models[fold].fit(rows[rest], labels[rest], weights[rest]))
+        logits[own] = rows[own] @ weight.T + bias
+
+    each = 2 * logits.nbytes  # its own logits, and their gradient
+    workers = max(1, min(FOLDS, os.cpu_count() or 1, _MEMORY // each))
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(fit, range(FOLDS)))
+    return logits
 
 
 def _regression(strength: float, tolerance: float = _TOLERANCE) -> Any:
@@ -376,7 +388,7 @@ def _regression(strength: float, tolerance: float = _TOLERANCE) -> Any:
     )
 
 
-def _linear(model: Any) -> tuple[Floats, Floats]:
+def _linear(model: Any) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Return weight (K, R) and bias (K,); of two classes scikit-learn has only the second."""
     weight, bias = model.coef_, model.intercept_
     if len(bias) == 1:

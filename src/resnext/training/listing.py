@@ -7,17 +7,20 @@ Unicode escaped.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from resnext.catalogue import imagenet1k
-from resnext.errors import DatasetError
+from resnext.errors import ConfigError, DatasetError
 from resnext.predictions import Labels
 from resnext.results.formats import encodable
-from resnext.sources import open_file
+from resnext.sources import Source, open_file
 from resnext.training.samples import Sample, SampleSet
 
 PARTS = {
@@ -175,3 +178,48 @@ def make_set(entries: Sequence[Entry], names: tuple[str, ...], *, multi_label: b
         for entry in entries
     ]
     return SampleSet(samples=samples, labels=make_labels(names), multi_label=multi_label)
+
+
+def check_apart(folder: Path, data: str | os.PathLike[str]) -> None:
+    """Refuse results in a data set, which would be taken for a class of it.
+
+    Args:
+        folder: Of the results.
+        data: The data set; one that is no folder has nothing in it.
+
+    Raises:
+        ConfigError: The folder is in it.
+    """
+    place, source = Path(os.path.realpath(folder)), Path(os.path.realpath(data))
+    if source.is_dir() and place.is_relative_to(source):
+        raise ConfigError(
+            f"{folder} is in the data set, in which nothing is changed",
+            hint="choose another folder with -o",
+        )
+
+
+def check_outside(folder: Path, pictures: Iterable[Entry]) -> None:
+    """Refuse results among pictures, which a table may name anywhere.
+
+    Args:
+        folder: Of the results.
+        pictures: All there are.
+
+    Raises:
+        ConfigError: The folder is in the one that all pictures have above them, or in one that
+            has some where that is no more than the root.
+    """
+    sources = (entry.source for entry in pictures)
+    names = (source.name if isinstance(source, Source) else source for source in sources)
+    tops = {os.path.dirname(name) for name in names if isinstance(name, str)}
+    tops = {os.path.realpath(top) for top in tops}
+    place = os.path.realpath(folder)
+    with contextlib.suppress(ValueError):  # none, or on several drives
+        above = os.path.commonpath(tops)
+        tops = {above} if above != os.path.dirname(above) else tops
+    for top in tops:
+        if Path(place).is_relative_to(top):
+            raise ConfigError(
+                f"{folder} is in {top}, among the pictures, where nothing is changed",
+                hint="choose another folder with -o",
+            )
