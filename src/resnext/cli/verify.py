@@ -102,6 +102,6 @@ def _show(made: dict[str, Any]) -> None:
     print(text.pairs(certificate.facts(made)))
     print("\n" + text.table(engines, certificate.engine_rows(made), right=engines[2:-1]))
     print("\n" + text.table(steps, certificate.step_rows(made), right=steps[1:-1]))
-    for line in certificate.not_available(made):
-        print(printable(f"not available: {line}"))
+    if lines := [f"not available: {line}" for line in certificate.not_available(made)]:
+        print("\n" + "\n".join(map(printable, lines)))
     print(f"\nverdict: {made['verdict']}")
