@@ -16,7 +16,7 @@ BEGIN, END = "<!-- tree: scripts/readme_tree.py -->\n", "<!-- end of tree -->\n"
 # A module may import only what stands above it. This is also the order to read them in.
 ORDER = """
 errors files provenance cores transport layers archspec arch featureinfo sources bombs images
-preprocess predictions quantization catalogue document modelfile
+preprocess predictions quantization catalogue document backbone modelfile
 evaluation evaluation.arrays evaluation.metrics evaluation.multilabel
 evaluation.intervals evaluation.paired evaluation.calibration evaluation.selective
 evaluation.conformal

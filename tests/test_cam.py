@@ -257,6 +257,9 @@ def test_the_overlay_is_warm_where_the_map_is_high_and_dark_where_nothing_was_se
     assert 100 <= np.unravel_index(redness.argmax(), redness.shape)[1] < 125
     assert (shown[:, 200:] < 64).all()
     np.testing.assert_array_equal(shown[10, 190], 128)
+    red, green, blue = shown[99, 100]  # neither pink nor violet, which the cold end is near
+    assert red > 150
+    assert abs(green - blue) < 10
 
 
 def test_bands_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,15 @@ def test_output_file(
     assert f"written: {out}\n" in capsys.readouterr().err
 
 
+def test_a_file_whose_name_says_another_format_is_noted(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "answers.csv"
+    for format, note in (("json", f"note: {out} is written as json, not csv\n"), ("csv", "")):
+        assert app.run(["predict", str(CAT), "-m", tiny, "-f", format, "-o", str(out)]) == 0
+        assert capsys.readouterr().err == f"{note}written: {out}\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -7,12 +7,14 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from resnext import modelfile, testing
 from resnext.cli import app
-from resnext.evaluation import report
+from resnext.evaluation import report, run
+from resnext.evaluation.journal import Journal, count_kept
 
 Captured = pytest.CaptureFixture[str]
 FAST = ("--precision", "fp32", "--threads", "1")
@@ -133,6 +135,35 @@ def test_restricted_answers_do_not_calibrate(
     assert evaluate(photos, "--restrict", "--calibrate", path, tiny=tiny) == 2
     assert "leave out --restrict or --calibrate" in capsys.readouterr().err
     assert not path.exists()
+
+
+@needs_extra
+@pytest.mark.parametrize(
+    ("stop", "code"), [(KeyboardInterrupt, app.INTERRUPTED), (app._Terminated, app.TERMINATED)]
+)
+def test_a_stopped_run_says_what_is_kept(
+    stop: type[BaseException], code: int, photos: Path, tiny: str, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured,
+) -> None:  # fmt: skip
+    append = Journal.append
+
+    def stopped(self: Any, *rows: Any, **options: Any) -> None:
+        if self.done:
+            raise stop
+        append(self, *rows, **options)
+
+    monkeypatch.setattr(run, "_GROUP_SECONDS", 0.0)
+    monkeypatch.setattr(Journal, "append", stopped)
+    out = tmp_path / "report"
+    assert evaluate(photos, "-o", out, tiny=tiny) == code
+    first = count_kept(out / "journal")
+    assert 0 < first < 12
+    assert capsys.readouterr().err == (
+        f"stopped early; {out / 'journal'} has what was computed of {first} pictures; the same"
+        " command goes on from there\n"
+    )
+    assert evaluate(photos, tiny=tiny) == code
+    assert capsys.readouterr().err == "stopped early; nothing is kept without a folder for it: -o\n"
 
 
 def test_without_the_extra_the_message_says_so_before_the_work(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from resnext import Classifier, testing
+from resnext import Classifier, modelfile, testing
 from resnext.cli import app
 from resnext.errors import ConfigError
 from resnext.explore import explain
@@ -100,7 +101,7 @@ def test_without_a_name_the_overlay_lies_here(
         (["--method", "lime"], 2, "lime"),
         (["--layer", "layer3"], 2, "take --method gradcam"),
         (["-o", "/absent/why.png"], 5, "there is no folder /absent"),
-        (["-o", "why.jpg"], 2, "expected *.png"),
+        (["-o", "why.jpg"], 2, "expected a name that ends in .png"),
     ],
 )
 def test_what_explain_refuses(
@@ -140,8 +141,8 @@ def test_a_name_without_an_ending_is_a_folder_for_one_picture_too(tmp_path: Path
 @pytest.mark.parametrize(
     ("names", "output", "message"),
     [
-        (["a.jpg"], "why.jpg", r"expected \*\.png"),
-        (["a.jpg"], "why.npy", r"expected \*\.png"),
+        (["a.jpg"], "why.jpg", r"expected a name that ends in \.png"),
+        (["a.jpg"], "why.npy", r"expected a name that ends in \.png"),
         (["a.jpg", "b.jpg"], "why.png", "is one file, and there are 2 pictures"),
     ],
 )
@@ -193,6 +194,20 @@ def test_a_file_of_the_same_stem_beside_a_picture_is_kept(tiny: str, tmp_path: P
     assert set(os.listdir(tmp_path)) == made | {"cat.jpg", "cat.png", "cat.npy"}
 
 
+def test_an_answer_that_is_rejected_says_so(
+    tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document, tensors = modelfile.read(Path(tiny))
+    unsure = tmp_path / "unsure.safetensors"
+    modelfile.write(unsure, replace(document, reject_threshold=0.999), tensors)
+    words = ["explain", str(CAT), "-m", str(unsure), "-o", str(tmp_path / "why.png")]
+    for more, said in (([], True), (["--class", "0"], False)):  # not of a class one asks for
+        assert app.run([*words, *more]) == 0
+        assert ("(rejected)" in capsys.readouterr().out) is said
+        assert app.run([*words, *more, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)[0]["rejected"] is said
+
+
 # --- embed ------------------------------------------------------------------------------------
 
 
@@ -229,7 +244,30 @@ def test_embeddings_as_parquet(tiny: str, data: Path, tmp_path: Path) -> None:
 
 def test_an_unknown_suffix_is_refused(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(["embed", str(CAT), "-m", tiny, "-o", "e.xyz"]) == 2
-    assert "none of the formats npy, parquet" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "none of the formats npy, parquet" in shown
+    assert "--format" not in shown  # which this command does not have
+
+
+@pytest.mark.parametrize("suffix", ["npy", "parquet"])
+def test_without_one_picture_an_older_file_stays(
+    suffix: str, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    out = tmp_path / f"e.{suffix}"
+    words = ["-m", tiny, "-o", str(out), "--precision", "fp32"]
+    assert app.run(["embed", str(CAT), *words]) == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "empty").mkdir()
+    for wrong in (str(tmp_path / "absent"), str(tmp_path / "empty"), __file__):
+        capsys.readouterr()
+        assert app.run(["embed", wrong, *words, "--ignore-errors"]) == 3
+        shown = capsys.readouterr()
+        assert "there is no picture to embed; nothing is written" in shown.err
+        assert shown.out == ""
+        assert {path: path.read_bytes() for path in before} == before
+        assert len(list(tmp_path.iterdir())) == len(before) + 1
 
 
 # --- index and search -------------------------------------------------------------------------
@@ -265,6 +303,9 @@ def test_an_index_is_made_and_searched(
     good, bad = json.loads(capsys.readouterr().out)
     assert len(good["neighbors"]) == 3
     assert bad["error"]
+    assert app.run([*search, query]) == 0
+    once, again = capsys.readouterr().out.strip().split("\n\n")  # a blank line between the two
+    assert once == again
     assert app.run([*search, "absent.png", "--ignore-errors"]) == 0
 
 
@@ -279,6 +320,18 @@ def test_what_search_refuses(
     other = str(testing.write_tiny_model(tmp_path / "other.safetensors", seed=1))
     assert app.run(["search", str(CAT), "--index", str(place), "-m", other]) == 4
     assert "made by another model" in capsys.readouterr().err
+    moved = shutil.copy(tiny, tmp_path / "moved.safetensors")
+    assert app.run(["index", str(data), "-m", moved, "-o", str(tmp_path / "b.index")]) == 0
+    os.rename(moved, tmp_path / "here.safetensors")
+    capsys.readouterr()
+    assert app.run(["search", str(CAT), "--index", str(tmp_path / "b.index")]) == 4
+    shown = capsys.readouterr().err
+    assert f"b.index was made by {moved}, which is not there any more" in shown
+    assert "hint: say with --model where" in shown
+    words = ["search", str(CAT), "--index", str(tmp_path / "b.index"), "--model"]
+    assert app.run([*words, str(tmp_path / "here.safetensors")]) == 0
+    assert app.run([*words, str(tmp_path / "absent.safetensors")]) == 4
+    assert "absent.safetensors: no such file" in capsys.readouterr().err
     sheet = ["--html", str(tmp_path / "no" / "sheet.html")]
     assert app.run(["search", str(CAT), "--index", str(place), *sheet]) == 5
     captured = capsys.readouterr()

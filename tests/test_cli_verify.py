@@ -14,11 +14,11 @@ import pytest
 
 from resnext import testing, weights
 from resnext.cli import app
-from resnext.deploy import certificate, golden, parity
+from resnext.deploy import certificate, golden, parity, pixels
 from resnext.deploy.parity import Candidate
 from resnext.engines import select
 from resnext.engines.base import AbstractEngine, Outputs
-from resnext.errors import OutputError
+from resnext.errors import BrokenExtraError, OutputError
 from resnext.weights import LocalModel
 
 CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"
@@ -93,6 +93,20 @@ def test_table_certificate_and_round_trip(
     Path(tiny).write_bytes(flipped)
     assert app.run(["verify", tiny, "--certificate", str(path)]) == 4
     assert "the file has changed since it was written" in capsys.readouterr().err
+
+
+def test_what_is_not_available_says_why(
+    tiny: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise BrokenExtraError("torchvision cannot be imported: no nms")
+
+    monkeypatch.setattr(pixels, "import_extra", broken)
+    assert app.run(["verify", tiny]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert sum(line.endswith("not available") for line in shown) == 1
+    step = "resize and crop, against torchvision"
+    assert f"not available: {step}: torchvision cannot be imported: no nms" in shown
 
 
 @pytest.mark.parametrize("content", [b"no JSON", b"\x80\x02}.", b"{}", None])

@@ -13,7 +13,7 @@ import pytest
 
 from resnext import testing, weights
 from resnext.deploy import contender
-from resnext.errors import ConfigError
+from resnext.errors import BrokenExtraError, ConfigError
 from resnext.weights import LocalModel
 
 
@@ -45,6 +45,22 @@ def test_rivals_compute_the_same(name: str, starter: tuple[str, Any, Any]) -> No
     })  # fmt: skip
     theirs: Any = rival(batch)
     assert np.abs(theirs - ours).max() <= 1e-4 * np.abs(ours).max()
+
+
+@pytest.mark.torch
+def test_a_rival_that_does_not_import_says_why(
+    tiny: LocalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("timm", "torchvision"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('no nms')")
+    for name in [one for one in sys.modules if one.partition(".")[0] in ("timm", "torchvision")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("timm", "torchvision"):
+        task = {"model": str(tiny.path), "engine": name, "precision": "fp32"}
+        with pytest.raises(BrokenExtraError, match="is installed, but cannot be imported: no nms"):
+            contender.open_network(task)
 
 
 @pytest.mark.torch

@@ -18,6 +18,7 @@ from resnext.deploy.parity import TOLERANCES, Candidate, Comparison, Judge, Repo
 from resnext.engines import openvino
 from resnext.engines.base import AbstractEngine, Outputs, Signature
 from resnext.errors import (
+    BrokenExtraError,
     ConfigError,
     DatasetError,
     EngineError,
@@ -181,6 +182,7 @@ def test_classes_that_tie_may_change_places() -> None:
     ("error", "status"),
     [
         (MissingExtraError("`onnxruntime` is not installed"), "not installed"),
+        (BrokenExtraError("`onnxruntime` cannot be imported"), "not available"),
         (ConfigError("precision is 'bf16', which this processor does not have"), "not available"),
         (EngineError("engine replay (fp32) refuses the network"), "failed"),
     ],
@@ -360,6 +362,10 @@ def test_the_starter_agrees_everywhere() -> None:
     assert all(one.logits_relative < 1e-5 for one in exact if one)
 
 
-def test_a_folder_that_is_not_there_is_said_before_the_work() -> None:
+def test_a_folder_that_is_not_there_or_empty_is_said_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="there is no such file or folder"):
         parity.choose("no/where", 5)
+    with pytest.raises(DatasetError, match="there are no pictures in this folder"):
+        parity.choose(str(tmp_path), 5)
+    with pytest.raises(DatasetError, match=r"no picture matches"):
+        parity.choose(str(tmp_path / "*.png"), 5)

@@ -56,7 +56,7 @@ def test_results_never_go_into_the_data(tmp_path: Path) -> None:
 
 def test_where_nothing_can_be_written_is_told_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="no folder"):
+    with pytest.raises(ConfigError, match="file is a file; expected a folder"):
         findings.check_output(tmp_path / "file", tmp_path / "data")
     with pytest.raises(OutputError, match="there is no folder"):
         findings.check_output(tmp_path / "no" / "where", tmp_path / "data")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ def shown(data: Path, tmp_path: Path) -> str:
 
 def test_a_clean_set_says_so(data: Path, tmp_path: Path) -> None:
     text = shown(data, tmp_path)
-    assert "no problem in 12 pictures" in text
+    assert "No problem in 12 pictures" in text
     assert "<img" not in text
 
 
@@ -66,4 +67,23 @@ def test_synset_ids_get_their_names(tmp_path: Path) -> None:
     for number in range(10):
         name = ("n01443537", "n01629819")[number % 2]
         write(tmp_path / "data" / name / f"{number}.png", number)
-    assert "goldfish (n01443537)" in shown(tmp_path / "data", tmp_path)
+    shutil.copy(tmp_path / "data/n01443537/0.png", tmp_path / "data/n01629819/copy.png")
+    text = shown(tmp_path / "data", tmp_path)
+    assert "goldfish (n01443537)" in text
+    assert "n01443537/0.png" in text  # a path stays as it is
+
+
+def test_an_id_in_a_sentence_gets_its_name_and_one_in_a_path_none() -> None:
+    names = {"n01443537": "goldfish (n01443537)"}
+    fish = "looks like n01443537 (99.0%), not like n02909870 (1.0%)"
+    assert page._named(fish, names) == fish.replace("n01443537", "goldfish (n01443537)")
+    assert page._named("relabel:n01443537", names) == "relabel:goldfish (n01443537)"
+    for path in ("train/n01443537/a.jpg", "n01443537/a.jpg", "n01443537_1.JPEG", "a-n01443537"):
+        assert page._named(path, names) == path
+
+
+def test_suspect_labels_are_counted_where_labels_were_judged(data: Path, tmp_path: Path) -> None:
+    assert "suspect labels" not in shown(data, tmp_path)
+    judged = replace(examine(data), judged=True)
+    path = page.write(tmp_path / "report.html", judged, fixes="fixes.jsonl")
+    assert "suspect labels" in path.read_text(encoding="utf-8")

@@ -147,6 +147,25 @@ def test_a_missing_extra_says_what_to_install() -> None:
         assert command in info.value.hint
 
 
+@pytest.mark.parametrize("kind", ["RuntimeError", "ImportError", "OSError"])
+def test_an_extra_that_does_not_import_says_why(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"broken_{kind}.py").write_text(f"raise {kind}('no such operator\\nand more')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingExtraError, match=r"cannot be imported: no such operator\n") as info:
+        errors.import_extra(f"broken_{kind}", extra="train")
+    assert isinstance(info.value, errors.BrokenExtraError)
+    assert "extra `train`" in info.value.message
+
+
+def test_an_error_of_ours_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ours.py").write_text("from resnext.errors import *\nraise ConfigError('no')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(errors.ConfigError, match="^no$"):
+        errors.import_extra("ours", extra="train")
+
+
 def test_no_module_words_the_installation_itself() -> None:
     package = Path(errors.__file__).parent
     found = [

@@ -177,7 +177,9 @@ def test_bars_and_table_are_those_of_the_figures(
     assert before.expected_error == figures["ece"]
     assert after.expected_error == figures["ece_suggested"]
     assert temperatures == (1.0, figures["suggested_temperature"])
-    assert drawn["draw_classes"][0] == ["red", DOLLAR]
+    names = [row["class"] for row in report._worst_first(found.figures)]
+    assert drawn["draw_classes"][0] == names
+    assert set(names) == {"red", DOLLAR}
     text = "".join(Page(tmp_path / "out" / report.REPORT).text)
     assert f"No pictures: {HOSTILE}." in text
     assert f"none of {HOSTILE}" in text
@@ -227,6 +229,39 @@ def test_confusion_of_few_and_many(count: int, other: int, tmp_path: Path) -> No
     plots.draw_confusion(matrix, names, tmp_path / "c.png")
     with Image.open(tmp_path / "c.png") as image:
         assert image.width > 400
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [60, 700])
+def test_a_rare_confusion_is_seen(count: int, tmp_path: Path) -> None:
+    matrix = 24 * np.eye(count, dtype=np.int64)
+    matrix[count // 4, count // 2] = 1
+    plots.draw_confusion(matrix, [str(number) for number in range(count)], tmp_path / "c.png")
+    with Image.open(tmp_path / "c.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    # In the middle above the diagonal; only what is drawn there is blue.
+    part = pixels[150 : len(pixels) // 3, len(pixels) // 2 : 3 * len(pixels) // 5].astype(int)
+    assert ((part[..., 2] - part[..., 0]) > 40).sum() >= 9
+
+
+def test_classes_that_share_a_cell_show_the_largest_of_them() -> None:
+    count = 2 * plots._MOST_CELLS - 1
+    shares = np.zeros((count, count + 1))
+    shares[count - 1, 3], shares[count - 1, 2] = 0.5, 0.25
+    joined = plots._joined(shares)
+    assert joined.shape == (plots._MOST_CELLS, plots._MOST_CELLS)
+    assert joined[-1, 1] == 0.5
+    assert (joined > 0).sum() == 1
+    np.testing.assert_array_equal(plots._joined(shares[:9, :9]), shares[:9, :9])
+
+
+def test_classes_of_one_accuracy_stand_by_name_and_keep_their_numbers() -> None:
+    rows = [
+        {"class": name, "pictures": pictures, "recall": recall}
+        for name, pictures, recall in (("c", 4, 0.5), ("b", 0, None), ("a", 4, 0.5), ("d", 4, 0.1))
+    ]
+    found = report._worst_first({"classes": rows})
+    assert [(row["class"], row["number"]) for row in found] == [("d", 3), ("a", 2), ("c", 0)]
 
 
 @pytest.mark.slow

@@ -75,6 +75,22 @@ def test_the_part_test_is_not_in_an_index_and_that_is_said(
     assert "the part `test` is not used" in found.notes
 
 
+def test_a_part_that_is_left_out_is_told(train_and_val: Path) -> None:
+    note = "the part `val` is left out: 6 pictures; --part all takes both"
+    assert note in gather.gather(str(train_and_val)).notes
+    for part in ("train", "val", "all"):  # as one asked for
+        assert note not in gather.gather(str(train_and_val), part=part).notes
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("absent", "no such file or folder"), ("absent.jpg", "no such file"), ("*.png", "no picture")],
+)
+def test_where_nothing_is_there_it_is_told_at_once(name: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=said):
+        gather.gather(str(tmp_path / name))
+
+
 @pytest.mark.parametrize("part", [None, "val"])
 def test_a_set_of_val_alone_is_refused_with_the_path_to_give(
     part: str | None, train_and_val: Path, tmp_path: Path

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from resnext import Classifier, files, testing
+from resnext import Classifier, files, modelfile, testing
 from resnext.errors import DatasetError, ModelFileError, OutputError
 from resnext.explore import index
-from resnext.explore.index import IndexDocument, Row
+from resnext.explore.index import Index, IndexDocument, Row
 
 WIDTH = 8
 DOCUMENT = IndexDocument(
@@ -180,8 +181,57 @@ def test_another_model_or_preprocessing_is_refused(tmp_path: Path) -> None:
                 opened.check(other)
 
 
+def test_what_differs_is_told(tmp_path: Path) -> None:
+    with (
+        uncompiled(tmp_path / "tiny.safetensors") as first,
+        uncompiled(tmp_path / "new" / "tiny.safetensors", seed=1) as second,
+        uncompiled(tmp_path / "c.safetensors", input_size=40) as third,
+    ):
+        document = index.describe(first, model="tiny.safetensors")
+        opened = Index(tmp_path / "i", document, np.empty((0, 1)), np.empty(0, np.int32), ())
+        for other, what in ((second, "weights"), (third, "preprocessing")):
+            said = f"made by another model, tiny.*; tiny in {other.local.path} has other {what}"
+            with pytest.raises(ModelFileError, match=said):
+                opened.check(other)
+
+
+def test_another_last_layer_or_temperature_gives_the_same_features(tmp_path: Path) -> None:
+    tiny = testing.write_tiny_model(tmp_path / "tiny.safetensors")
+    document, tensors = modelfile.read(tiny)
+    last = {"fc.weight": 2 * tensors["fc.weight"]}
+    body = {"conv1.weight": 2 * tensors["conv1.weight"]}
+    for name, part in (("last", last), ("body", body)):
+        changed = replace(document, temperature=0.5, reject_threshold=0.1)
+        path, dtype = tmp_path / f"{name}.safetensors", modelfile.storage_dtype(tensors)
+        modelfile.write(path, changed, {**tensors, **part}, dtype=dtype)
+
+    def open_model(name: str) -> Classifier:
+        engine = testing.ConstantEngine([0.0] * document.architecture.num_classes)
+        return Classifier(tmp_path / f"{name}.safetensors", engine=engine)
+
+    made = index.describe(open_model("tiny"), model="tiny")
+    opened = Index(tmp_path / "i", made, np.empty((0, 1)), np.empty(0, np.int32), ())
+    opened.check(open_model("last"))
+    with pytest.raises(ModelFileError, match="has other weights"):
+        opened.check(open_model("body"))
+    old = Index(tmp_path / "i", replace(made, features=""), opened.vectors, opened.labels, ())
+    old.check(open_model("tiny"))  # an index from before the features were hashed
+    with pytest.raises(ModelFileError, match="has other weights"):
+        old.check(open_model("last"))
+
+
+def test_the_same_file_is_known_without_reading_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with uncompiled(tmp_path / "tiny.safetensors") as classifier:
+        made = index.describe(classifier, model="tiny")
+        monkeypatch.setattr(index, "read_tensors", None)
+        Index(tmp_path / "i", made, np.empty((0, 1)), np.empty(0, np.int32), ()).check(classifier)
+
+
 def uncompiled(path: Path, **options: Any) -> Classifier:
     """Open a tiny model without the time that compiling it takes."""
+    path.parent.mkdir(exist_ok=True)
     model = testing.write_tiny_model(path, **options)
     return Classifier(model, engine=testing.ConstantEngine([0.0, 1.0]))
 

@@ -191,7 +191,7 @@ def test_what_is_no_map_is_refused(content: str, message: str, tmp_path: Path) -
     path.write_text(content, "utf-8")
     with pytest.raises(DatasetError, match=message):
         read_map(path)
-    with pytest.raises(DatasetError, match="cannot be read"):
+    with pytest.raises(DatasetError, match="none.csv: cannot be read as CSV: No such file or dir"):
         read_map(tmp_path / "none.csv")
 
 

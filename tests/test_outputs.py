@@ -68,6 +68,15 @@ def test_what_was_written_can_be_kept(tmp_path: Path) -> None:
     assert (tmp_path / "a.csv.partial").read_text() == "one\n"
 
 
+def test_what_was_kept_goes_with_the_run_that_completes(tmp_path: Path) -> None:
+    for name in ("a.csv.partial", "b.csv.partial"):
+        (tmp_path / name).touch()
+    file = OutputFile(tmp_path / "a.csv")
+    assert "a.csv.partial" in _names(tmp_path)
+    file.commit()
+    assert _names(tmp_path) == ["a.csv", "b.csv.partial"]
+
+
 @posix
 def test_permissions_follow_the_umask_and_the_old_file(tmp_path: Path) -> None:
     plain = tmp_path / "plain"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,21 @@ def test_torchvision_that_is_not_installed_never_passes(monkeypatch: pytest.Monk
     check = _check(SPECS[0])[-1]
     assert (check.status, check.pictures, check.difference) == ("not installed", 0, None)
     assert "torchvision" in check.reason
+
+
+def test_torchvision_that_does_not_import_never_passes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "torchvision").mkdir()
+    broken = "raise RuntimeError('operator torchvision::nms does not exist')"
+    (tmp_path / "torchvision" / "__init__.py").write_text(broken)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [*sys.modules]:
+        if name.partition(".")[0] == "torchvision" or name == "resnext.deploy.peers":
+            monkeypatch.delitem(sys.modules, name)
+    check = _check(SPECS[0])[-1]
+    assert (check.status, check.pictures, check.difference) == ("not available", 0, None)
+    assert "cannot be imported: operator torchvision::nms does not exist" in check.reason
 
 
 def test_a_strip_that_others_cannot_resize_is_left_out() -> None:

@@ -193,6 +193,8 @@ def test_a_folder_without_pictures_is_reported_and_the_rest_done(folder: Path) -
     ("given", "message"),
     [
         ("missing.jpg", "there is no such file"),
+        ("missing/", "there is no such file or folder"),
+        ("missing", "there is no such file or folder"),
         ("*.gif", "no picture matches"),
         ("nowhere/*.jpg", "no picture matches"),
         ("ftp://host/x.jpg", "only http and https"),

@@ -10,6 +10,7 @@ ResNeXtError
 ├── ConfigError (ValueError)              an option or setting out of range
 ├── EngineError (RuntimeError)            an inference engine failed
 ├── MissingExtraError (ImportError)       an optional dependency is not installed
+│   └── BrokenExtraError                  ... or is, and cannot be imported
 ├── TrainingError (RuntimeError)          a run that cannot go on
 ├── OutOfMemoryError (RuntimeError)       more than the device or the machine can hold
 ├── ParityError (ResNeXtError)            two engines disagree beyond the tolerance
@@ -122,6 +123,10 @@ class MissingExtraError(ResNeXtError, ImportError):
     exit_code = 5
 
 
+class BrokenExtraError(MissingExtraError):
+    """An optional dependency is installed and cannot be imported."""
+
+
 class TrainingError(ResNeXtError, RuntimeError):
     """A training run cannot go on."""
 
@@ -192,6 +197,7 @@ def import_extra(module: str, *, extra: str) -> ModuleType:
 
     Raises:
         MissingExtraError: The module, or one it needs, is not installed.
+        BrokenExtraError: It is, but its import fails, as where versions do not fit together.
     """
     try:
         return importlib.import_module(module)
@@ -201,3 +207,16 @@ def import_extra(module: str, *, extra: str) -> ModuleType:
             f"`{name}` is not installed; the extra `{extra}` brings it",
             hint=install_hint(extra),
         ) from error
+    except (ResNeXtError, MemoryError):
+        raise
+    except Exception as error:  # libraries fail in any way: ImportError, OSError, RuntimeError
+        raise broken_extra(f"what the extra `{extra}` brings", error) from error
+
+
+def broken_extra(what: str, error: Exception) -> BrokenExtraError:
+    """Return what to raise where the import of something that is installed failed."""
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return BrokenExtraError(
+        f"{what} is installed, but cannot be imported: {reason}",
+        hint="install it anew, in one command with what it needs, so that the versions fit",
+    )

@@ -201,7 +201,8 @@ def _errors_named(name: str) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
-        return "there is no such file"
+        named = os.path.splitext(os.fsdecode(error.filename or ""))[1]
+        return "there is no such file" + ("" if named else " or folder")
     if isinstance(error, NotAFileError):
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:

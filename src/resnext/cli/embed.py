@@ -49,11 +49,12 @@ def embed(
 
     Parquet has the columns source and embedding; .npy an array, with the names of its rows
     in .sources.json beside it. A picture that cannot be read is named on stderr and left out,
-    and the exit code is 3. The same command goes on where it was stopped.
+    and the exit code is 3. Without one picture nothing is written. The same command goes on
+    where it was stopped.
     """
     import resnext
     from resnext import sources
-    from resnext.errors import ImageError
+    from resnext.errors import DatasetError, ImageError
     from resnext.explore.embedding import embed_items
     from resnext.results import sinks
     from resnext.results.formats import printable
@@ -81,6 +82,8 @@ def embed(
                 print(printable(f"{source.name}: {row.reason}"), file=sys.stderr)
             else:
                 sink.write(sinks.Embedding(source.name, row))
+        if not sink.count:  # here, where it leaves an older file as it is
+            raise DatasetError("there is no picture to embed; nothing is written")
     progress.summarize(pictures.taken, failed, time.perf_counter() - start)
     facts = {
         "embeddings": str(output),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,8 @@ def evaluate(
     notes: list[str] = []
     if calibrate is not None:
         evaluation.check_calibrates(classifier, calibrate, restrict=asked.restrict, force=force)
-    with classifier, progress.count_bar() as counted:
+    kept = partial(evaluation.describe_kept, output)
+    with progress.naming_kept(kept), classifier, progress.count_bar() as counted:
         with evaluation.evaluate(
             classifier, asked, output=output, force=force, progress=counted
         ) as found:

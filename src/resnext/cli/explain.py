@@ -59,6 +59,7 @@ def explain(
     from resnext.errors import ImageError
     from resnext.evaluation.matching import find_class
     from resnext.explore import explain as explaining
+    from resnext.predictions import is_rejected
     from resnext.results.formats import printable
     from resnext.sources import iter_sources
 
@@ -71,6 +72,7 @@ def explain(
             offline=offline or None, progress=downloaded, feature_maps=True, **engine
         )
     target = None if class_ is None else find_class(class_, classifier.document.labels)
+    threshold = classifier.document.reject_threshold
     answers: list[dict[str, Any]] = []
     rows: list[list[str]] = []
     failed = 0
@@ -90,8 +92,10 @@ def explain(
                 print(printable(f"{source.name}: {error.reason}"), file=sys.stderr)
                 answers.append({"source": source.name, "error": error.reason})
                 continue
-            answers.append({**one.to_json(), "overlay": str(overlays[number]), "error": None})
-            rows.append(_row(one, overlays[number], printable))
+            unsure = class_ is None and is_rejected((one.found.target,), threshold)
+            answers.append({**one.to_json(), "rejected": unsure,
+                            "overlay": str(overlays[number]), "error": None})  # fmt: skip
+            rows.append(_row(one, overlays[number], unsure, printable))
             if counted:
                 counted(number + 1, len(sources))
     if as_json:
@@ -103,8 +107,9 @@ def explain(
     return INPUT_FAILED if failed and not ignore_errors else 0
 
 
-def _row(one: Any, overlay: Path, printable: Any) -> list[str]:
+def _row(one: Any, overlay: Path, unsure: bool, printable: Any) -> list[str]:
     target, score = one.found.target, one.score
-    row = [one.found.name, target.label, f"{target.probability:.1%}", str(overlay)]
+    label = f"{target.label} (rejected)" if unsure else target.label
+    row = [one.found.name, label, f"{target.probability:.1%}", str(overlay)]
     row += [f"{score.deletion:.3f}", f"{score.insertion:.3f}"] if score else []
     return [printable(cell) for cell in row]

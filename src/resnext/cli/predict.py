@@ -64,6 +64,9 @@ def predict(
     if output is not None:
         check_replaceable(output, inputs=inputs)
     chosen = format_ or (sinks.format_of(output) if output else "table")
+    named = sinks.named_format(output) if output else chosen
+    if named in FORMATS and named != chosen:
+        print(printable(f"note: {output} is written as {chosen}, not {named}"), file=sys.stderr)
     with progress.download_bar() as downloaded:
         classifier = resnext.Classifier(offline=offline or None, progress=downloaded, **engine)
     if assumed := classifier.document.provenance.get("assumed"):

@@ -188,6 +188,18 @@ def naming_partial(sink: AbstractSink[Row]) -> Iterator[AbstractSink[Row]]:
             print(f"stopped early; {sink.partial} has what was done", file=sys.stderr)
 
 
+@contextlib.contextmanager
+def naming_kept(describe: Callable[[], str]) -> Iterator[None]:
+    """If the run is stopped, say on stderr what is kept of it."""
+    try:
+        yield
+    except Exception:  # which says itself what is wrong
+        raise
+    except BaseException:  # Ctrl-C, or the process was asked to end
+        print(printable(f"stopped early; {describe()}"), file=sys.stderr)
+        raise
+
+
 def say_written(*paths: os.PathLike[str] | None) -> None:
     """Name on stderr the files that were written beside what is on stdout."""
     for path in paths:

@@ -51,9 +51,8 @@ def search(
 
     Where the index knows classes, the pictures found vote for one, the nearer the more.
     """
-    import resnext
     from resnext.explore import lookup, sheet
-    from resnext.explore.index import open_index
+    from resnext.explore.index import open_index, open_model
     from resnext.files import check_place, check_replaceable
     from resnext.results.formats import printable
     from resnext.sources import iter_sources
@@ -63,16 +62,18 @@ def search(
         check_replaceable(html, inputs=(*queries, path))
     index = open_index(path)
     with progress.download_bar() as downloaded:
-        classifier = resnext.Classifier(
-            model or index.document.model, offline=offline or None, progress=downloaded, **engine
+        classifier = open_model(
+            index, model, offline=offline or None, progress=downloaded, **engine
         )
     sources = iter_sources(queries)
+    before = ""  # of each block but the first: a blank line
     results = list(lookup.look_up(classifier, index, sources, count, temperature=temperature))
     for found in results:
         if found.error is not None:
             print(printable(f"{found.source.name}: {found.error}"), file=sys.stderr)
         elif not as_json:
-            print(_block(found, printable))
+            print(f"{before}{_block(found, printable)}")
+            before = "\n"
     if as_json:
         text.dump([found.to_json() for found in results])
     if html is not None:

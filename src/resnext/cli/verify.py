@@ -96,9 +96,12 @@ def _check(given: Path, found: Any, local: Any, *, as_json: bool) -> int:
 
 def _show(made: dict[str, Any]) -> None:
     from resnext.deploy import certificate
+    from resnext.results.formats import printable
 
     engines, steps = certificate.ENGINE_HEADER, certificate.STEP_HEADER
     print(text.pairs(certificate.facts(made)))
     print("\n" + text.table(engines, certificate.engine_rows(made), right=engines[2:-1]))
     print("\n" + text.table(steps, certificate.step_rows(made), right=steps[1:-1]))
+    if lines := [f"not available: {line}" for line in certificate.not_available(made)]:
+        print("\n" + "\n".join(map(printable, lines)))
     print(f"\nverdict: {made['verdict']}")

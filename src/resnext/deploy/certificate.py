@@ -193,6 +193,15 @@ def step_rows(certificate: Mapping[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
+def not_available(certificate: Mapping[str, Any]) -> list[str]:
+    """Return why something did not run although it is installed, a line each."""
+    found = [(one["step"], one["reason"], one["status"]) for one in certificate["preprocessing"]]
+    for one in certificate["engines"]:
+        name = f"engine {one['engine']} ({one['precision']})"
+        found += [(name, reason, one["status"]) for reason in one["problems"]]
+    return [f"{name}: {reason}" for name, reason, status in found if status == "not available"]
+
+
 def software() -> dict[str, str | None]:
     """Return the versions of what takes part; None for what is not installed."""
     return versions(*SOFTWARE)

@@ -25,6 +25,7 @@ from resnext.deploy.reference import Reference
 from resnext.engines import graph, select
 from resnext.engines.base import AbstractEngine
 from resnext.errors import (
+    BrokenExtraError,
     ConfigError,
     DatasetError,
     EngineError,
@@ -217,11 +218,13 @@ def choose(inputs: str, limit: int) -> list[images.Source]:
     """Take at most `limit` pictures of a file, folder or glob, evenly spaced.
 
     Raises:
-        DatasetError: There is no such file or folder.
+        DatasetError: There is no such file or folder, or no picture in it.
     """
     if not os.path.exists(inputs) and not set(inputs) & set("*?["):
         raise DatasetError(f"{inputs}: there is no such file or folder")
     found = list(images.iter_sources([inputs]))
+    if all(source.problem for source in found):
+        raise DatasetError(f"{inputs}: {found[0].problem}")
     count = min(limit, len(found))
     return [found[index * len(found) // count] for index in range(count)]
 
@@ -333,10 +336,10 @@ class Judge:
         outcome: dict[str, Any] = {"engine": candidate.engine, "precision": candidate.precision}
         try:
             figures = self._measure(candidate)
+        except (BrokenExtraError, ConfigError) as error:  # or a precision not of this processor
+            return Comparison(**outcome, status="not available", problems=(error.message,))
         except MissingExtraError as error:
             return Comparison(**outcome, status="not installed", problems=(error.message,))
-        except ConfigError as error:  # a precision that this processor does not have
-            return Comparison(**outcome, status="not available", problems=(error.message,))
         except EngineError as error:
             return Comparison(**outcome, status="failed", problems=(error.message,))
         problems = self._judge(figures, TOLERANCES[candidate.precision])

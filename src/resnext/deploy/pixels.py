@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from resnext import images, preprocess
 from resnext.deploy.golden import Golden
-from resnext.errors import MissingExtraError, counted, import_extra
+from resnext.errors import BrokenExtraError, MissingExtraError, counted, import_extra
 from resnext.preprocess import PreprocessSpec
 
 Status = Literal["passed", "failed", "not installed", "not available"]
@@ -138,7 +138,9 @@ def _open_peer(
     try:
         peers = import_extra("resnext.deploy.peers", extra="train")
     except MissingExtraError as error:
-        return None, PixelCheck(step=step, status="not installed", reason=error.message)
+        broken = isinstance(error, BrokenExtraError)
+        status: Status = "not available" if broken else "not installed"
+        return None, PixelCheck(step=step, status=status, reason=error.message)
     return peers.transform(spec), None
 
 

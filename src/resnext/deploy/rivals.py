@@ -14,7 +14,7 @@ from torch import nn
 
 from resnext import arch
 from resnext.engines.backends import arithmetic
-from resnext.errors import ConfigError, MissingExtraError, import_extra
+from resnext.errors import ConfigError, MissingExtraError, broken_extra, import_extra
 from resnext.modules import filled
 from resnext.network import ResNeXt
 from resnext.preprocess import affine
@@ -94,8 +94,10 @@ def _torchvision(local: LocalModel) -> nn.Module:
 def _timm(local: LocalModel) -> nn.Module:
     try:  # no extra brings it: nothing but this comparison has a use for it
         resnet = importlib.import_module("timm.models.resnet")
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingExtraError("timm is not installed", hint="pip install timm") from error
+    except Exception as error:  # as in `import_extra`; timm imports torchvision
+        raise broken_extra("timm", error) from error
     spec = local.document.architecture
     model: nn.Module = resnet.ResNet(
         resnet.Bottleneck,

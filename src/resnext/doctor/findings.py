@@ -124,5 +124,8 @@ def check_output(folder: Path, data: Path) -> None:
     """
     check_apart(folder, data)
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"{folder} is there already, and no folder")
+        raise ConfigError(
+            f"{folder} is a file; expected a folder for the results",
+            hint="choose another name with -o",
+        )
     check_place(folder / "any" if folder.exists() else folder)

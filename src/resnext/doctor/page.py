@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ SHOWN = 24  # suspects of a kind with their pictures
 LISTED = 1000  # rows of a table; the fix list has all
 
 _SIDE = 176  # px of a small picture
+_SYNSET_ID = re.compile(r"(?<![\w./\\-])n\d{8}[\w-]*(?![\w./\\-])")
 _NO_PICTURE = ("refused", "unreadable", "class-imbalance")
 
 
@@ -67,7 +69,7 @@ def _names(examination: Examination) -> Mapping[str, str]:
 def _lead(examination: Examination) -> str:
     num = examination.num_problems
     count = len(examination.table)
-    verdict = counted(num, "problem") if num else "no problem"
+    verdict = counted(num, "problem") if num else "No problem"
     judged = " Labels were not judged." if examination.judged is False else ""
     return f"{verdict} in {counted(count, 'picture')}.{judged} Nothing was changed."
 
@@ -112,10 +114,15 @@ def _row(finding: Finding, names: Mapping[str, str]) -> Sequence[str | Cell]:
         finding.path,
         finding.part,
         names.get(finding.label, finding.label),
-        finding.detail,
-        finding.action,
+        _named(finding.detail, names),
+        _named(finding.action, names),
         Cell("", -1.0) if score is None else Cell(f"{score:.3f}", score),
     )
+
+
+def _named(sentence: str, names: Mapping[str, str]) -> str:
+    """Put the name of a class before its synset id, where that is no part of a path."""
+    return _SYNSET_ID.sub(lambda found: names.get(found[0], found[0]), sentence)
 
 
 def _confusions(found: Sequence[Finding], names: Mapping[str, str]) -> str:
@@ -142,7 +149,9 @@ def _gallery(
         lines = [
             finding.path,
             f"label: {given}" if given else "",
-            f"suggested: {names[finding.suggested]}" if finding.suggested else finding.detail,
+            f"suggested: {names[finding.suggested]}"
+            if finding.suggested
+            else _named(finding.detail, names),
         ]
         yield shown, [line for line in lines if line]
 
@@ -167,10 +176,11 @@ def _classes(examination: Examination, names: Mapping[str, str]) -> str:
     )
     used = [number for number in range(len(PARTS)) if any(row[number] for _, row in counts)]
     most = max(max(row) for _, row in counts)
+    judged = ["suspect labels"] if examination.judged else []
     rows: list[tuple[str | int | Cell, ...]] = [
-        (names[name], *(row[number] for number in used), suspects[name],
+        (names[name], *(row[number] for number in used), *(suspects[name] for _ in judged),
          pages.bar(row[used[0]] / most))
         for name, row in counts
     ]  # fmt: skip
-    columns = ("class", *(PARTS[number] for number in used), "suspect labels", "")
+    columns = ("class", *(PARTS[number] for number in used), *judged, "size")
     return pages.heading("Classes") + pages.table(columns, rows)

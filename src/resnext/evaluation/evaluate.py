@@ -15,7 +15,7 @@ from resnext import modelfile
 from resnext.classifier import Classifier
 from resnext.errors import ConfigError, DatasetError, counted
 from resnext.evaluation import run
-from resnext.evaluation.journal import Journal, hold
+from resnext.evaluation.journal import Journal, count_kept, hold
 from resnext.evaluation.judge import Judged, check_readable, judge
 from resnext.evaluation.matching import Matching, match, read_map
 from resnext.evaluation.multilabel import is_multi_label
@@ -132,6 +132,17 @@ def evaluate(
         }
         problems = tuple(Problem(truth.entries[n].name, reason) for n, reason in bad.items())
         yield Evaluation(figures=figures, judged=judged, problems=problems)
+
+
+def describe_kept(output: Path | None) -> str:
+    """Say what is kept of a run that was stopped, in the folder that `evaluate` was given."""
+    kept = 0 if output is None else count_kept(output / JOURNAL)
+    if output is None or not kept:
+        return "nothing is kept" + (" without a folder for it: -o" if output is None else " yet")
+    return (
+        f"{output / JOURNAL} has what was computed of {counted(kept, 'picture')}; the same command"
+        " goes on from there"
+    )
 
 
 def open_question(

@@ -72,6 +72,15 @@ def hold(folder: Path, who: str) -> Iterator[None]:
         guard.release()
 
 
+def count_kept(folder: Path) -> int:
+    """Return how many pictures the journal of a folder has, 0 where there is none."""
+    try:
+        groups = [_parse(line) for line in (folder / GROUPS).read_bytes().splitlines(True)]
+    except OSError:
+        return 0
+    return sum(group["count"] for group in groups if group)
+
+
 class Journal:
     """The logits of a run so far; whoever opens one holds the folder.
 

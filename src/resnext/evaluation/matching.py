@@ -141,7 +141,8 @@ def read_map(path: str | os.PathLike[str]) -> dict[str, str]:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file, strict=True) if row]
     except (OSError, ValueError, csv.Error) as error:
-        raise DatasetError(f"{os.fspath(path)}: cannot be read as CSV: {error}") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DatasetError(f"{os.fspath(path)}: cannot be read as CSV: {reason}") from error
     if not rows or [cell.strip().lower() for cell in rows[0]] != _COLUMNS:
         raise DatasetError(
             f"{os.fspath(path)} begins with {few(rows[0]) if rows else 'nothing'}; expected the"

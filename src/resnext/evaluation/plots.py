@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import LogNorm
+from matplotlib import colormaps
+from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -20,6 +21,9 @@ from resnext.results import figures
 
 NAMED = 40  # classes up to which each has its name beside the matrix
 _MAX_LETTERS = 24
+_MOST_CELLS = 300  # a side of the matrix; where there are more classes, several share one
+_FAINTEST = 0.3  # of the map of colors: what is rare still differs from white
+_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)  # %
 
 
 def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str], path: Path) -> None:
@@ -39,11 +43,13 @@ def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str], path: Path) 
     axis = figure.subplots()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     # What never happened is white; a single mistake among hundreds is still to be seen.
-    shown = np.ma.masked_equal(100 * shares, 0)
-    low = float(shown.min()) if shown.count() else 1.0
+    shown = np.ma.masked_equal(100 * _joined(shares), 0)
+    low = max(min(float(shown.min()) if shown.count() else 1.0, 50.0), 0.1)
+    width, height = matrix.shape[1] - 0.5, count - 0.5
     image = axis.imshow(
-        shown, cmap="Blues", norm=LogNorm(max(min(low, 50.0), 0.1), 100), interpolation="nearest"
-    )
+        shown, cmap=_blues(), norm=LogNorm(low, 100), interpolation="nearest",
+        extent=(-0.5, width, height, -0.5),
+    )  # fmt: skip
     columns = [*names, "other"] if matrix.shape[1] > count else list(names)
     if count <= NAMED:
         axis.set_xticks(range(len(columns)), _shortened(columns), rotation=90, fontsize=8)
@@ -55,6 +61,9 @@ def draw_confusion(matrix: NDArray[np.int64], names: Sequence[str], path: Path) 
     axis.set_xlabel("answer" + ("" if count <= NAMED else f" (number of {len(columns)})"))
     axis.set_ylabel("class" + ("" if count <= NAMED else f" (number of {count})"))
     bar = figure.colorbar(image, ax=axis, shrink=0.7)
+    ticks = [low, *(tick for tick in _TICKS if tick >= 1.3 * low)]
+    bar.set_ticks(ticks, labels=[f"{tick:.2g}" if tick < 100 else "100" for tick in ticks])
+    bar.minorticks_off()
     bar.set_label("% of the class's pictures", fontsize=9)
     figures.save(figure, path)
 
@@ -90,7 +99,7 @@ def draw_reliability(
         )  # fmt: skip
         top.plot(
             bars.confidence[some], bars.accuracy[some], "o", color=figures.ORANGE, markersize=4,
-            label="at their mean confidence",
+            clip_on=False, zorder=3, label="at their mean confidence",
         )  # fmt: skip
         top.set_title(title.format(temperature, 100 * bars.expected_error), fontsize=10)
         top.set_ylim(0, 1)
@@ -102,7 +111,8 @@ def draw_reliability(
         figures.make_plain(bottom)
     axes[0, 0].set_ylabel("accuracy", fontsize=9)
     axes[1, 0].set_ylabel("% of pictures", fontsize=9)
-    axes[0, 0].legend(fontsize=8, frameon=False, loc="upper left")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, frameon=False, loc="outside lower center", ncols=2)
     figures.save(figure, path)
 
 
@@ -181,10 +191,23 @@ def draw_classes(
     figures.save(figure, path)
 
 
+def _joined(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return at most `_MOST_CELLS` a side: where several are one, the largest of them."""
+    step = -(-max(shares.shape) // _MOST_CELLS)
+    for axis in (0, 1):
+        shares = np.maximum.reduceat(shares, range(0, shares.shape[axis], step), axis=axis)
+    return shares
+
+
+def _blues() -> Colormap:
+    colors = colormaps["Blues"](np.linspace(_FAINTEST, 1, 256))
+    return LinearSegmentedColormap.from_list("blues", colors)
+
+
 def _write_counts(axis: Any, matrix: NDArray[np.int64], shares: NDArray[np.float64]) -> None:
     for (row, column), count in np.ndenumerate(matrix):
         if count:
-            color = "white" if shares[row, column] > 0.35 else "black"
+            color = "white" if shares[row, column] > 0.2 else "black"
             axis.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
 
 

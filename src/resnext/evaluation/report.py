@@ -118,7 +118,7 @@ def _utf8(name: str) -> str:
 def _draw(evaluation: Evaluation, folder: Path) -> None:
     plots = import_extra("resnext.evaluation.plots", extra="evaluate")
     judged, figures = evaluation.judged, evaluation.figures
-    rows = [row for row in figures["classes"] if row["pictures"]]
+    rows = _worst_first(figures)
     plots.draw_classes(
         [row["class"] for row in rows],
         np.array([row["recall"] for row in rows]),
@@ -288,8 +288,19 @@ def _caption(judged: Judged, place: int) -> list[str]:
 
 _CONFUSION_TEXT = (
     "A row for each class: which answers its pictures got. The darker, the more; the scale is"
-    " logarithmic, so that rare confusions are seen as well."
+    " logarithmic, so that rare confusions are seen as well. Where there are too many classes for"
+    " their names, the numbers are those in the table of classes below."
 )
+
+
+def _worst_first(figures: Figures) -> list[Figures]:
+    """Return the classes that have pictures, with their numbers in the confusion matrix.
+
+    Those of one accuracy stand in the order of their names.
+    """
+    numbered = enumerate(figures["classes"])
+    known = [{**row, "number": number} for number, row in numbered if row["pictures"]]
+    return sorted(known, key=lambda row: (row["recall"], row["class"]))
 
 
 def _figure(path: Path, title: str, description: str, sentence: str) -> str:
@@ -309,11 +320,11 @@ def _confused(figures: Figures) -> str:
 
 
 def _classes(figures: Figures, folder: Path) -> str:
-    known = [row for row in figures["classes"] if row["pictures"]]
     extra = {"average precision": "average_precision"} if "yes_above" in figures else {}
     rows = [
         (
             row["class"],
+            row["number"],
             row["pictures"],
             Cell(f"{percent(row['recall'], 1)} ({_range1(row)})", row["recall"]),
             _share(row["precision"]),
@@ -321,7 +332,7 @@ def _classes(figures: Figures, folder: Path) -> str:
             *(_share(row[key]) for key in extra.values()),
             row["answered"],
         )
-        for row in sorted(known, key=lambda row: (row["recall"], row["class"]))
+        for row in _worst_first(figures)
     ]
     without = figures["data"]["without_pictures"]
     return (
@@ -329,7 +340,17 @@ def _classes(figures: Figures, folder: Path) -> str:
         + pages.paragraph("Worst first; a click on a heading sorts.")
         + pages.figure(folder / CLASSES, "Accuracy of each class")
         + pages.table(
-            ("class", "pictures", "accuracy (recall)", "precision", "F1", *extra, "answered"), rows
+            (
+                "class",
+                "number",
+                "pictures",
+                "accuracy (recall)",
+                "precision",
+                "F1",
+                *extra,
+                "answered",
+            ),
+            rows,
         )
         + (pages.paragraph(f"No pictures: {', '.join(without)}.") if without else "")
     )

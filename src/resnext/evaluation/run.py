@@ -22,7 +22,7 @@ from resnext.training.features import FEATURES_VERSION, identify_picture, learne
 from resnext.training.listing import Entry, FileSlice
 
 _SOFTWARE = ("numpy", "pillow", "openvino", "onnxruntime", "torch")  # logits depend on these
-_GROUP_SECONDS = 5.0  # of work that a killed run loses at the most
+_GROUP_SECONDS = 1.0  # of work that a stopped run loses, or one batch if that takes longer
 _GROUP_ROWS = 4096  # pictures in a group at the most: 16 MB of 1,000 classes
 
 Progress = Callable[[int, int], object]
@@ -88,18 +88,20 @@ def compute(
     Raises:
         OutputError: The journal cannot be written.
     """
-    if progress is not None:
-        progress(journal.done, len(entries))
+
+    def tell(done: int) -> None:
+        if progress is not None:
+            progress(done, len(entries))
+
+    tell(journal.done)
     first = journal.done
     sources: Iterable[Any] = [entry.source for entry in entries[first:]]
     seen: set[int] = set()
     if learned := learned_from(classifier):
         sources = _look_for(learned, sources, seen)
-    for rows in _groups(classifier, sources):
+    for rows in _groups(classifier, sources, lambda count: tell(journal.done + count)):
         begin = journal.done - first
         journal.append(rows, learned=[n for n in range(len(rows)) if begin + n in seen])
-        if progress is not None:
-            progress(journal.done, len(entries))
 
 
 def learned_from(classifier: Classifier) -> frozenset[bytes]:
@@ -138,13 +140,19 @@ def _look_for(learned: frozenset[bytes], sources: Iterable[Any], seen: set[int])
         yield content
 
 
-def _groups(classifier: Classifier, sources: Iterable[Any]) -> Iterator[list[Row]]:
-    """Yield rows in groups of whole batches, so that the next one begins with a batch."""
+def _groups(
+    classifier: Classifier, sources: Iterable[Any], count: Callable[[int], object]
+) -> Iterator[list[Row]]:
+    """Yield rows in groups of whole batches, so that the next one begins with a batch.
+
+    Each row is counted as it comes: how many the group that is not yet whole has.
+    """
     batch_size = classifier.engine.best_batch_size
     rows: list[Row] = []
     begun = time.monotonic()
     for row in classifier.logits_each(sources, batch_size=batch_size):
         rows.append(row)
+        count(len(rows))
         late = time.monotonic() - begun > _GROUP_SECONDS
         if len(rows) % batch_size == 0 and (late or len(rows) >= _GROUP_ROWS):
             yield rows

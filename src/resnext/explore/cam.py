@@ -29,7 +29,7 @@ from resnext.weights import read_tensors
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, between pixels
 
-_HEAT = np.array([[59, 76, 192], [64, 170, 220], [250, 220, 80], [240, 120, 40], [180, 4, 38]])
+_HEAT = np.array([[30, 100, 230], [64, 170, 220], [250, 220, 80], [240, 120, 40], [220, 20, 15]])
 _LUMA = (0.299, 0.587, 0.114)  # of R, G and B (ITU-R BT.601)
 _OPACITY = 0.6  # of the hottest place
 _DIMMED = 0.35  # brightness of what the network did not see

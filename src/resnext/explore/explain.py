@@ -123,7 +123,7 @@ def name_outputs(names: Sequence[str], output: Path | None, ending: str) -> list
         return [Path(f"{stems[0]}.explained{ending}")]
     if output is not None and not output.is_dir() and output.suffix.lower() in _FILES:
         if output.suffix.lower() != ending:
-            raise ConfigError(f"{output} is no name for what is written; expected *{ending}")
+            raise ConfigError(f"{output}: expected a name that ends in {ending}, or a folder's")
         if len(names) > 1:
             raise ConfigError(
                 f"{output} is one file, and there are {len(names)} pictures",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def gather(data: str, *, part: str | None = None) -> Gathered:
         items=[Item(_name(entry), entry.source, _number(entry, numbers)) for entry in entries],
         class_names=make_labels(names).class_names if names else (),
         total=len(entries),
-        notes=tuple(_notes(intake, parts)),
+        notes=(*_notes(intake, parts), *_left_out(part, parts)),
     )
 
 
@@ -147,8 +148,16 @@ class Builder:
 
 
 def _plain(data: str) -> Iterator[Item]:
-    for source in iter_sources([data]):
-        yield Item(source.name if source.is_url else _absolute(source.name), source)
+    """Find the pictures of what is no data set; say at once where there is nothing."""
+    sources = iter_sources([data])
+    first = next(sources)
+    absent = not first.is_url and not os.path.lexists(first.name)
+    if absent or first.problem:
+        raise DatasetError(f"{data}: {first.problem or 'there is no such file or folder'}")
+    return (
+        Item(source.name if source.is_url else _absolute(source.name), source)
+        for source in itertools.chain([first], sources)
+    )
 
 
 def _check_part(data: str, part: str | None, parts: Collection[str]) -> None:
@@ -172,6 +181,11 @@ def _notes(intake: Intake, parts: Collection[str]) -> Iterator[str]:
         yield _NO_LABELS
     elif intake.multi_label:
         yield "the pictures have several labels each, of which an index keeps none"
+
+
+def _left_out(part: str | None, parts: Sequence[str]) -> Iterator[str]:
+    if part is None and {"train", "val"} <= set(parts):
+        yield f"the part `val` is left out: {parts.count('val'):,} pictures; --part all takes both"
 
 
 def _number(entry: Entry, numbers: Mapping[str, int]) -> int:

@@ -18,11 +18,13 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from resnext.backbone import hash_backbone, hash_eight_bits
 from resnext.classifier import Classifier
 from resnext.engines.compiled import make_key
-from resnext.errors import DatasetError, ModelFileError
+from resnext.errors import DatasetError, ModelFileError, ModelNotFoundError
 from resnext.explore import neighbors
 from resnext.files import atomic, check_place, check_replaceable
+from resnext.weights import read_tensors
 
 VERSION = 1
 
@@ -39,10 +41,11 @@ class IndexDocument:
 
     Args:
         model: What the model was called.
-        identity: Hash of its weights, architecture and preprocessing.
+        identity: Hash of its file, architecture and preprocessing.
         architecture: Its name.
         preprocess: Its preprocessing, as plain JSON values.
         embedding_size: D.
+        features: Hash of what of these makes the features; "" in an old index.
         class_names: What the labels mean; empty where no picture has one.
         version: Of this format.
     """
@@ -52,6 +55,7 @@ class IndexDocument:
     architecture: str
     preprocess: dict[str, Any]
     embedding_size: int
+    features: str = ""
     class_names: tuple[str, ...] = ()
     version: int = VERSION
 
@@ -106,13 +110,20 @@ class Index:
         Raises:
             ModelFileError: It is another model, or prepares pictures in another way.
         """
-        if identify(classifier) != self.document.identity:
-            raise ModelFileError(
-                f"{self.path}: was made by another model, {self.document.model}"
-                f" ({self.document.architecture}), than {classifier.document.name}"
-                f" ({classifier.document.architecture.name}) in {classifier.local.path}",
-                hint="take that model, or build the index anew with this one",
-            )
+        own, other = self.document, classifier.document
+        # The weights are read only where the file is another: its last layer may be all of it.
+        if own.identity == identify(classifier) or own.features == identify_features(classifier):
+            return
+        differs = "other weights"
+        if own.preprocess != other.preprocess.to_json():
+            differs = "other preprocessing"
+        if own.architecture != other.architecture.name:
+            differs = f"the architecture {other.architecture.name}"
+        raise ModelFileError(
+            f"{self.path}: was made by another model, {own.model} ({own.architecture});"
+            f" {other.name} in {classifier.local.path} has {differs}",
+            hint="take that model, or build the index anew with this one",
+        )
 
     def search(self, queries: NDArray[np.float32], count: int) -> list[tuple[Neighbor, ...]]:
         """Find the nearest pictures.
@@ -169,11 +180,24 @@ class Index:
 
 
 def identify(classifier: Classifier) -> str:
-    """Hash what embeddings depend on: weights, architecture and preprocessing."""
+    """Hash what embeddings depend on, and more: the whole file, but reading nothing."""
     document = classifier.document
     return make_key(
         {
             "weights": classifier.local.sha256,
+            "architecture": document.architecture.name,
+            "preprocess": document.preprocess.to_json(),
+        }
+    )
+
+
+def identify_features(classifier: Classifier) -> str:
+    """Hash what embeddings depend on: all weights but the last layer's, and preprocessing."""
+    document = classifier.document
+    return make_key(
+        {
+            "backbone": hash_backbone(read_tensors(classifier.local)),
+            "eight_bits": hash_eight_bits(document),
             "architecture": document.architecture.name,
             "preprocess": document.preprocess.to_json(),
         }
@@ -194,6 +218,7 @@ def describe(
     return IndexDocument(
         model=model,
         identity=identify(classifier),
+        features=identify_features(classifier),
         architecture=document.architecture.name,
         preprocess=document.preprocess.to_json(),
         embedding_size=document.architecture.embedding_size,
@@ -278,6 +303,27 @@ def open_index(path: Path) -> Index:
         raise DatasetError(
             f"{path}: no index that can be used: {reason}",
             hint="`resnext index PICTURES -o FILE` makes one",
+        ) from error
+
+
+def open_model(index: Index, model: str | None, **options: Any) -> Classifier:
+    """Open the model that an index was made by, for `Classifier`'s options.
+
+    Args:
+        index: The index.
+        model: Where the model is now; None for where it was.
+
+    Raises:
+        ModelNotFoundError: It is not there.
+    """
+    try:
+        return Classifier(model or index.document.model, **options)
+    except ModelNotFoundError as error:
+        if model is not None:
+            raise
+        raise ModelNotFoundError(
+            f"{index.path} was made by {index.document.model}, which is not there any more",
+            hint="say with --model where that model is now, or name one with the same features",
         ) from error
 
 

@@ -65,22 +65,24 @@ class OutputFile:
                 raise
 
     def commit(self) -> None:
-        """Give the file its final name, safely on the disk.
+        """Give the file its final name, safely on the disk; what an earlier run left goes.
 
         Raises:
             OutputError: The disk or the rename failed.
         """
         self._rename(self._target)
+        if self._temporary:
+            with suppress(OSError):
+                self._partial.unlink(missing_ok=True)
 
     def keep(self) -> Path | None:
         """Name what was written `<name>.partial`; None where that is impossible."""
-        partial = self.path.with_name(self.path.name + ".partial")
         try:
-            self._rename(self._target.with_name(partial.name))
+            self._rename(self._partial)
         except OutputError:
             self.discard()
             return None
-        return partial if self._temporary else None
+        return self.path.with_name(self._partial.name) if self._temporary else None
 
     def discard(self) -> None:
         """Remove what was written."""
@@ -88,6 +90,10 @@ class OutputFile:
             self.raw.close()
         if self._temporary:
             self._temporary.unlink(missing_ok=True)
+
+    @property
+    def _partial(self) -> Path:
+        return self._target.with_name(f"{self.path.name}.partial")
 
     @contextmanager
     def naming_errors(self) -> Iterator[None]:

@@ -24,6 +24,7 @@ from resnext.errors import counted
 from resnext.files import atomic
 from resnext.results.formats import printable
 
+# A table that goes on below its box ends in a shade, which scrolls out of sight with the last row.
 _STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a202c; background: #fff; margin: 0 auto;
@@ -43,7 +44,9 @@ p { margin: .5rem 0; }
 code { overflow-wrap: anywhere; }
 pre { background: #edf2f7; padding: .75rem 1rem; border-radius: .5rem; overflow-x: auto;
   font-size: .9rem; }
-.scroll { overflow: auto; max-height: 26rem; border: 1px solid #e2e8f0; border-radius: .5rem; }
+.scroll { overflow: auto; max-height: 26rem; border: 1px solid #e2e8f0; border-radius: .5rem;
+  background: linear-gradient(#fff, #fff) 0 100% / 100% 2rem no-repeat local,
+    linear-gradient(#fff0, #a0aec0) 0 100% / 100% 2rem no-repeat scroll; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; padding: .25rem .75rem; border-bottom: 1px solid #e2e8f0;
   vertical-align: top; }
@@ -55,7 +58,7 @@ th[aria-sort=ascending] button::after { content: " \\25B4"; }
 th[aria-sort=descending] button::after { content: " \\25BE"; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .bar { background: #2b6cb0; height: .7rem; border-radius: 2px; margin-top: .35rem; }
-.changed td { background: #fffbeb; }
+.changed td { background: #fbbf2416; }
 .share { width: 40%; min-width: 6rem; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr));
   gap: 1rem; }

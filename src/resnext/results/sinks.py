@@ -187,14 +187,20 @@ def format_of(path: PathLike, formats: Sequence[str] = FORMATS) -> str:
     Raises:
         ConfigError: The suffix stands for none of them.
     """
-    suffix = Path(path).suffix[1:].lower()
-    name = _SUFFIX_FORMATS.get(suffix, suffix)
+    name = named_format(path)
     if name not in formats:
         raise ConfigError(
             f"{os.fspath(path)}: the suffix names none of the formats {', '.join(formats)}",
-            hint="rename the output, or name the format with --format",
+            hint="rename the output"
+            + (", or name the format with --format" if "table" in formats else ""),
         )
     return name
+
+
+def named_format(path: PathLike) -> str:
+    """Return the suffix of a file name, or the format that it is another name of."""
+    suffix = Path(path).suffix[1:].lower()
+    return _SUFFIX_FORMATS.get(suffix, suffix)
 
 
 def _check_format(format: str, formats: Sequence[str]) -> None:

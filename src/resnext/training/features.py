@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import secrets
 import struct
@@ -30,13 +29,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from resnext import images, weights
+from resnext.backbone import hash_backbone, hash_eight_bits
 from resnext.classifier import DEFAULT_MODEL, Classifier
 from resnext.engines.base import GRAPH_VERSION
 from resnext.engines.compiled import make_key
 from resnext.errors import ImageError, OutputError
 from resnext.files import atomic
 from resnext.hub.cache import cache_home
-from resnext.modelfile import ModelDocument, Tensors
+from resnext.modelfile import Tensors
 from resnext.training.samples import Sample
 from resnext.training.scan import Problem
 from resnext.weights import LocalModel
@@ -261,11 +261,11 @@ def open_store(classifier: Classifier, tensors: Tensors) -> FeatureStore:
     """
     document, engine = classifier.document, classifier.engine
     facts = {
-        "backbone": _hash_backbone(tensors),
+        "backbone": hash_backbone(tensors),
         "architecture": document.architecture.name,
         "preprocess": document.preprocess.to_json(),
         "versions": [GRAPH_VERSION, FEATURES_VERSION],
-        **({"eight_bits": _hash_eight_bits(document)} if engine.precision == "int8" else {}),
+        **({"eight_bits": hash_eight_bits(document)} if engine.precision == "int8" else {}),
     }
     parts = (document.architecture.name, engine.name, engine.precision, make_key(facts)[:16])
     return FeatureStore(
@@ -430,26 +430,6 @@ def identify_picture(source: Any) -> tuple[bytes, Any]:
         raise ImageError(str(source), "is an address; expected a file")
     content = images.read_bytes(source)
     return hashlib.sha256(content).digest(), content
-
-
-def _hash_backbone(tensors: Mapping[str, NDArray[Any]]) -> str:
-    digest = hashlib.sha256()
-    for key in sorted(tensors):
-        if not key.startswith("fc."):
-            tensor = np.ascontiguousarray(tensors[key])
-            digest.update(f"{key} {tensor.dtype} {tensor.shape}\n".encode())
-            digest.update(tensor.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
-def _hash_eight_bits(document: ModelDocument) -> str:
-    """Hash the ranges and rounded weights, which are in no backbone."""
-    if document.quantization is None:
-        return ""
-    ranges, rounded = document.quantization.ranges, document.quantization.weights
-    digest = hashlib.sha256(json.dumps(sorted(ranges.items())).encode())
-    digest.update(_hash_backbone(rounded).encode())
-    return digest.hexdigest()
 
 
 def _as_array(keys: Sequence[bytes]) -> NDArray[np.uint8]:
