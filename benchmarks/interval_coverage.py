@@ -80,7 +80,7 @@ def cover(
                 inside = one.low - 1e-12 <= expected[name] <= one.high + 1e-12
                 hits.setdefault(name, []).append(inside)
     shares = {name: round(float(np.mean(own)), 3) for name, own in hits.items()}
-    return {**shares, "without": round(1 - max(map(len, hits.values())) / samples, 3)}
+    return {**shares, "without": round(1 - min(map(len, hits.values())) / samples, 3)}
 
 
 def alone(sizes: Sequence[int], right: float | None, samples: int) -> dict[str, float]:

@@ -13,6 +13,7 @@ import pytest
 
 from resnext import modelfile, testing
 from resnext.cli import app
+from resnext.evaluation import compare as comparison
 from resnext.evaluation import report, run
 from resnext.evaluation.journal import Journal, count_kept
 
@@ -158,12 +159,28 @@ def test_a_stopped_run_says_what_is_kept(
     assert evaluate(photos, "-o", out, tiny=tiny) == code
     first = count_kept(out / "journal")
     assert 0 < first < 12
-    assert capsys.readouterr().err == (
-        f"stopped early; {out / 'journal'} has what was computed of {first} pictures; the same"
-        " command goes on from there\n"
-    )
+    kept = f"stopped early; what was computed is in {out / 'journal'} of {first} pictures; the same"
+    assert capsys.readouterr().err == f"{kept} command goes on from there\n"
+    assert evaluate(photos, "-o", out, "--force", tiny=tiny) == code  # and again would begin anew
+    assert capsys.readouterr().err == f"{kept} command without --force goes on from there\n"
     assert evaluate(photos, tiny=tiny) == code
     assert capsys.readouterr().err == "stopped early; nothing is kept without a folder for it: -o\n"
+
+
+@needs_extra
+def test_a_stopped_comparison_says_what_is_kept(
+    photos: Path, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparison, "_judge", stopped)
+    out = tmp_path / "both"
+    assert app.run(["compare", tiny, tiny, str(photos), "-o", str(out)]) == app.INTERRUPTED
+    assert capsys.readouterr().err == (
+        f"stopped early; what was computed is in {out / 'journal-a'} of 12 pictures,"
+        f" {out / 'journal-b'} of 12 pictures; the same command goes on from there\n"
+    )
 
 
 def test_without_the_extra_the_message_says_so_before_the_work(

@@ -263,6 +263,31 @@ def test_what_no_draw_changes_has_no_interval_instead_of_one_without_width() -> 
     assert set(same.values()) == {None}
 
 
+@pytest.mark.parametrize(("classes", "each"), [(1, 4), (1, 30), (2, 10), (5, 5)])
+def test_wrong_answers_that_the_data_lacks_leave_precision_without_interval(
+    classes: int, each: int
+) -> None:
+    """Of 1,000 classes and a few folders: then no answer is wrong for a class of the data."""
+    targets = np.repeat(np.arange(classes), each)
+    for seed in range(10):
+        right = np.random.default_rng(seed).random(len(targets)) < 0.4
+        right[0], right[-1] = True, False
+        answers = np.where(right, targets, classes)
+        found = intervals.class_averages(
+            answers, targets, num_classes=classes + 1, labels=range(classes), draws=100
+        )
+        assert found["macro_recall"] is not None
+        if right.reshape(classes, each).any(axis=1).all():
+            assert found["macro_precision"] is None
+
+
+def test_a_perfect_model_of_rare_labels_has_no_interval_of_its_precision() -> None:
+    targets = np.zeros((30, 2), bool)
+    targets[:3] = True
+    logits = np.where(targets, 5.0, -5.0).astype(np.float32)
+    assert set(intervals.multilabel_averages(logits, targets, draws=100).values()) == {None}
+
+
 def test_models_may_have_targets_of_their_own() -> None:
     rng = np.random.default_rng(0)
     first, second = rng.integers(0, 4, 400), rng.integers(0, 4, 400)

@@ -106,7 +106,7 @@ def main() -> NoReturn:
 
 
 def set_interpreter() -> None:
-    """Set the interpreter for short processes: this one is the command's alone."""
+    """Set the interpreter for a quick start; folders are gone through as fast as before."""
     # Imports leave tens of thousands of objects and no garbage: collecting takes 12 ms of a start.
     gc.set_threshold(50_000, *gc.get_threshold()[1:])
     # While one thread imports, another that hashes waits this long each time it has a chunk.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def compare(
     import resnext
     from resnext.evaluation import compare as comparison
     from resnext.evaluation import versus, wording
-    from resnext.evaluation.evaluate import Question
+    from resnext.evaluation.evaluate import Question, describe_kept
     from resnext.results.formats import printable
 
     options: dict[str, Any] = {"engine": engine, "precision": precision, "threads": threads}
@@ -66,7 +67,8 @@ def compare(
             for name in (a, b)
         )
     asked = Question(map=map_, **question)
-    with first, second, progress.count_bar() as counted:
+    kept = partial(describe_kept, output, force=force, journals=comparison.JOURNALS)
+    with progress.naming_kept(kept), first, second, progress.count_bar() as counted:
         with comparison.compare(
             first, second, asked, output=output, force=force, progress=counted
         ) as found:

@@ -85,7 +85,7 @@ def evaluate(
     notes: list[str] = []
     if calibrate is not None:
         evaluation.check_calibrates(classifier, calibrate, restrict=asked.restrict, force=force)
-    kept = partial(evaluation.describe_kept, output)
+    kept = partial(evaluation.describe_kept, output, force=force)
     with progress.naming_kept(kept), classifier, progress.count_bar() as counted:
         with evaluation.evaluate(
             classifier, asked, output=output, force=force, progress=counted

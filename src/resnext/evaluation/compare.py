@@ -22,7 +22,6 @@ from resnext.errors import ConfigError, DatasetError
 from resnext.evaluation import intervals, metrics, paired, run, summary
 from resnext.evaluation.arrays import UNLABELED, Integers
 from resnext.evaluation.evaluate import (
-    JOURNAL,
     SCHEMA_VERSION,
     Question,
     count_learned,
@@ -39,6 +38,7 @@ from resnext.evaluation.paired import Comparison
 from resnext.evaluation.truth import Truth
 from resnext.training.scan import Problem
 
+JOURNALS = ("journal-a", "journal-b")  # folders in the output, for going on
 ROUND = 64  # pictures of a turn, about
 
 Figures = dict[str, Any]
@@ -121,7 +121,7 @@ def compare(
         folder = output
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="resnext-")))
-        folders = tuple(folder / f"{JOURNAL}-{letter}" for letter in "ab")
+        folders = tuple(folder / name for name in JOURNALS)
         for place in folders:
             stack.enter_context(hold(place, f"{first.document.name}, {second.document.name}"))
         identities = [run.identify(model, truth.entries) for model in models]

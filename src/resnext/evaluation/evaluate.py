@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from resnext.training.scan import Problem
 from resnext.weights import read_tensors
 
 JOURNAL = "journal"  # folder in the output, for going on and for other questions
-SCHEMA_VERSION = 1  # of metrics.json
+SCHEMA_VERSION = 2  # of metrics.json and compare.json
 
 PathLike = str | os.PathLike[str]
 
@@ -134,15 +134,22 @@ def evaluate(
         yield Evaluation(figures=figures, judged=judged, problems=problems)
 
 
-def describe_kept(output: Path | None) -> str:
-    """Say what is kept of a run that was stopped, in the folder that `evaluate` was given."""
-    kept = 0 if output is None else count_kept(output / JOURNAL)
-    if output is None or not kept:
-        return "nothing is kept" + (" without a folder for it: -o" if output is None else " yet")
-    return (
-        f"{output / JOURNAL} has what was computed of {counted(kept, 'picture')}; the same command"
-        " goes on from there"
-    )
+def describe_kept(output: Path | None, *, force: bool, journals: Sequence[str] = (JOURNAL,)) -> str:
+    """Say what is kept of a run that was stopped.
+
+    Args:
+        output: The folder that it was given.
+        force: Whether it was told to begin anew, which it would do again.
+        journals: Their names in there.
+    """
+    if output is None:
+        return "nothing is kept without a folder for it: -o"
+    kept = {output / name: count_kept(output / name) for name in journals}
+    if not any(kept.values()):
+        return "nothing is kept yet"
+    found = ", ".join(f"{place} of {counted(count, 'picture')}" for place, count in kept.items())
+    again = "the same command without --force" if force else "the same command"
+    return f"what was computed is in {found}; {again} goes on from there"
 
 
 def open_question(

@@ -329,7 +329,9 @@ def bootstrap(
     83 of 100 simulated samples, where this has it in 94 to 98.
 
     Draws say nothing of a stratum of one picture, nor of a figure that none of them changes,
-    as where all answers are right: there is no interval then, rather than one without width.
+    as where all answers are right: there is no interval then, rather than one without width. Nor
+    of a share of 0 or 1 that they do change, such as the precision where each wrong answer is a
+    class that the data lacks: draws without any answer of a class have another.
 
     Args:
         statistic: Takes (B, M) numbers of pictures in each cell, and returns (B,) values of
@@ -359,7 +361,8 @@ def bootstrap(
     found: dict[str, Interval | None] = {}
     for name, (value,) in seen.items():
         values = np.concatenate([part[name] for part in parts])
-        if np.ptp(values) < _ROUNDING:
+        at_an_end = shares and min(float(value), 1 - float(value)) < _ROUNDING
+        if np.ptp(values) < _ROUNDING or at_an_end:
             found[name] = None
             continue
         # Draws of a sample are off the sample as this is off what all pictures have.

@@ -1,4 +1,4 @@
-"""The classes of a data set matched to those of a model, never by a guess.
+"""The classes of a data set matched to those of a model.
 
 In this order, for each class: the map file, the synset id, the exact name, the name without
 regard to case and punctuation, several names with commas between (of which a model with synset

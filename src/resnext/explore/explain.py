@@ -111,8 +111,8 @@ def name_outputs(names: Sequence[str], output: Path | None, ending: str) -> list
         ending: Of the files, such as ".png".
 
     Returns:
-        A path for each picture, no two the same; in a folder `<name>.explained<ending>`, which is
-        no other picture's name there. The folder is made.
+        A path for each picture, no two the same; in a folder `<name>.explained<ending>`, so that
+        none of the pictures there is replaced. The folder is made.
 
     Raises:
         ConfigError: `output` is the name of another kind of file, or of one for several.
