@@ -26,7 +26,7 @@ from resnext.training.scan import Problem
 from resnext.weights import read_tensors
 
 JOURNAL = "journal"  # folder in the output, for going on and for other questions
-SCHEMA_VERSION = 2  # of metrics.json and compare.json
+SCHEMA_VERSION = 1  # of metrics.json and compare.json
 
 PathLike = str | os.PathLike[str]
 
