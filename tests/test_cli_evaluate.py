@@ -229,7 +229,7 @@ def test_nothing_is_written_into_the_data(
     before = sorted(tmp_path.rglob("*"))
     for source, folder in (
         (data, data / "report"), (data, data / "Cat"), (tmp_path, tmp_path / "report"),
-        (table, data / "report"),
+        (table, data / "Cat" / "report"),
     ):  # fmt: skip
         places = [str(source), "-o", str(folder)]
         given = [*places, *models] if command == "evaluate" else [*models, *places]
@@ -237,6 +237,9 @@ def test_nothing_is_written_into_the_data(
         error = capsys.readouterr().err
         assert "nothing is changed" in error and "choose another folder with -o" in error
     assert sorted(tmp_path.rglob("*")) == before
+    places = [str(table), "-o", str(data / "report")]  # where no picture is, and nothing is sought
+    given = [*places, *models] if command == "evaluate" else [*models, *places]
+    assert app.run([command, *given, *FAST]) == 0
 
 
 def test_data_that_cannot_be_used_at_all_are_no_pictures_to_ignore(

@@ -264,7 +264,8 @@ def test_without_one_picture_an_older_file_stays(
         capsys.readouterr()
         assert app.run(["embed", wrong, *words, "--ignore-errors"]) == 3
         shown = capsys.readouterr()
-        assert "there is no picture to embed; nothing is written" in shown.err
+        assert f"{wrong}: there is no picture to embed; nothing is written" in shown.err
+        assert "hint: name files that are pictures, or folders that have some" in shown.err
         assert shown.out == ""
         assert {path: path.read_bytes() for path in before} == before
         assert len(list(tmp_path.iterdir())) == len(before) + 1

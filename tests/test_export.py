@@ -123,10 +123,23 @@ def test_without_onnxruntime_the_command_claims_no_more_than_was_checked(
     captured = capsys.readouterr()
     assert "onnx, run by openvino, logits off by" in captured.out
     assert captured.out.endswith("of the largest, compared with openvino\n")
-    assert captured.err.startswith("note: onnxruntime is not installed, so openvino ran the file")
+    assert captured.err.startswith("note: onnxruntime is not installed; so openvino ran the file")
     assert "not checked; pip install 'resnext[ort]'" in captured.err
     assert app.run(["export", str(path), "-o", str(tmp_path / "a.xml")]) == 0
     assert not capsys.readouterr().err, "OpenVINO is what an .xml is for"
+
+
+def test_an_onnxruntime_that_does_not_import_is_called_that(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('no libcudart')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("resnext.engines.ort", "onnxruntime"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert app.run(["export", str(path), "-o", str(tmp_path / "a.onnx")]) == 0
+    note = capsys.readouterr().err
+    assert "is installed, but cannot be imported: no libcudart; so openvino ran the file" in note
+    assert "not checked; install it anew" in note
 
 
 def test_with_onnxruntime_there_is_nothing_to_add(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import tarfile
 from pathlib import Path
@@ -89,6 +90,26 @@ def test_a_part_that_is_left_out_is_told(train_and_val: Path) -> None:
 def test_where_nothing_is_there_it_is_told_at_once(name: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=said):
         gather.gather(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [("", "standard input names no picture"), ("absent.jpg\n", "^absent.jpg: there is no such")],
+)
+def test_standard_input_without_a_picture_is_told_at_once(
+    lines: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    with pytest.raises(DatasetError, match=said):
+        gather.gather("-")
+
+
+def test_a_first_line_that_is_gone_does_not_cost_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [str(tmp_path / name) for name in ("gone.jpg", "a.jpg", "b.jpg")]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(names).encode())))
+    assert [item.name for item in gather.gather("-").items] == names
 
 
 @pytest.mark.parametrize("part", [None, "val"])

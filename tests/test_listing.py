@@ -109,12 +109,12 @@ def test_results_never_go_among_the_pictures_of_a_table(tmp_path: Path) -> None:
         Entry("1", str(tmp_path / "photos" / "cat" / "1.jpg"), ("cat",)),
         Entry("2", Source(str(tmp_path / "photos" / "dog" / "2.jpg")), ("dog",)),
     ]
-    for folder in ("photos", "photos/t.csv-check", "photos/cat/check"):
+    for folder in ("photos/cat", "photos/cat/check", "photos/dog/check"):
         with pytest.raises(ConfigError, match="among the pictures, where nothing is changed"):
             listing.check_outside(tmp_path / folder, pictures)
-    listing.check_outside(tmp_path / "t.csv-check", pictures)
+    for folder in ("t.csv-check", "photos/t.csv-check", "photos"):  # which have none themselves
+        listing.check_outside(tmp_path / folder, pictures)
     listing.check_outside(tmp_path / "photos" / "dog" / "check", pictures[:1])
-    # Where they have no more than the root in common, only what has pictures is theirs.
     apart = [Entry("1", "/here/1.jpg", ()), Entry("2", "/there/2.jpg", ())]
     listing.check_outside(Path("/elsewhere/check"), apart)
     with pytest.raises(ConfigError, match="is in /there"):

@@ -68,13 +68,10 @@ def test_what_was_written_can_be_kept(tmp_path: Path) -> None:
     assert (tmp_path / "a.csv.partial").read_text() == "one\n"
 
 
-def test_what_was_kept_goes_with_the_run_that_completes(tmp_path: Path) -> None:
-    for name in ("a.csv.partial", "b.csv.partial"):
-        (tmp_path / name).touch()
-    file = OutputFile(tmp_path / "a.csv")
-    assert "a.csv.partial" in _names(tmp_path)
-    file.commit()
-    assert _names(tmp_path) == ["a.csv", "b.csv.partial"]
+def test_a_file_of_that_name_stays_where_a_run_completes(tmp_path: Path) -> None:
+    (tmp_path / "a.csv.partial").write_text("somebody's own")
+    OutputFile(tmp_path / "a.csv").commit()
+    assert (tmp_path / "a.csv.partial").read_text() == "somebody's own"
 
 
 @posix
@@ -98,6 +95,11 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     file.commit()
     assert link.is_symlink()
     assert (tmp_path / "real" / "a.csv").read_text() == "x"
+    file = OutputFile(link)
+    file.append("y")
+    kept = file.keep()
+    assert kept == Path(os.path.realpath(tmp_path)) / "real" / "a.csv.partial"
+    assert kept.read_text() == "y" and not (tmp_path / "link.csv.partial").exists()
 
 
 @posix

@@ -30,7 +30,9 @@ def test_pictures_of_any_size_are_checked_pixel_by_pixel(
     assert done.levels in (0, 1) and done.checked_with == "onnxruntime"
     monkeypatch.setattr(portable, "_PILLOW_A", -0.75)
     monkeypatch.setattr(portable, "_MODES", {"bilinear": "cubic", "bicubic": "cubic"})
-    with pytest.raises(ParityError, match=r"pixels of .* are off by \d+ levels"):
+    with pytest.raises(
+        ParityError, match=r"(?s)pixels of .* are off by \d+ levels.*resnext verify"
+    ):
         exporting.export(tiny, tmp_path / "b.onnx", input="picture")
     assert not (tmp_path / "b.onnx").exists()
 
@@ -45,7 +47,7 @@ def test_a_file_that_answers_otherwise_is_not_left_there(
 
     monkeypatch.setattr(portable, "build", spoiled)
     (tmp_path / "a.onnx").write_bytes(b"precious")
-    with pytest.raises(ParityError, match="logits that are off by"):
+    with pytest.raises(ParityError, match=r"(?s)logits that are off by.*hint: `resnext verify"):
         exporting.export(tiny, tmp_path / "a.onnx", force=True)
     assert [each.name for each in tmp_path.iterdir()] == ["a.onnx"]
     assert (tmp_path / "a.onnx").read_bytes() == b"precious"
@@ -64,9 +66,12 @@ def test_8_bits_that_answer_otherwise_than_the_engine_are_refused(
         return build(document, {**tensors, "fc.bias": tensors["fc.bias"] + 9}, **options)
 
     monkeypatch.setattr(portable, "build", spoiled)
-    with pytest.raises(ParityError, match=r"of the largest of engine openvino \(int8\)"):
+    with pytest.raises(ParityError, match=r"of the largest of engine openvino \(int8\)") as caught:
         exporting.export(local, tmp_path / "b.xml", int8=True)
+    assert caught.value.hint.startswith("`resnext verify")
     monkeypatch.setattr(recheck, "_IN_EIGHT_BITS", 99.0)
-    with pytest.raises(ParityError, match=r"of the largest of engine openvino \(fp32\)"):
+    with pytest.raises(ParityError, match=r"of the largest of engine openvino \(fp32\)") as caught:
         exporting.export(local, tmp_path / "b.xml", int8=True)
+    assert caught.value.hint.startswith("--calibrate on more pictures, or more varied ones")
+    assert "resnext verify" in caught.value.hint
     assert {each.name for each in tmp_path.iterdir()} == {"a.xml", "a.bin"}

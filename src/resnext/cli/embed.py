@@ -54,7 +54,7 @@ def embed(
     """
     import resnext
     from resnext import sources
-    from resnext.errors import DatasetError, ImageError
+    from resnext.errors import DatasetError, ImageError, listed
     from resnext.explore.embedding import embed_items
     from resnext.results import sinks
     from resnext.results.formats import printable
@@ -83,7 +83,10 @@ def embed(
             else:
                 sink.write(sinks.Embedding(source.name, row))
         if not sink.count:  # here, where it leaves an older file as it is
-            raise DatasetError("there is no picture to embed; nothing is written")
+            raise DatasetError(
+                f"{listed(inputs)}: there is no picture to embed; nothing is written",
+                hint="name files that are pictures, or folders that have some",
+            )
     progress.summarize(pictures.taken, failed, time.perf_counter() - start)
     facts = {
         "embeddings": str(output),

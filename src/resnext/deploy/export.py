@@ -24,7 +24,13 @@ from resnext import interchange, weights
 from resnext.deploy import portable, recheck
 from resnext.engines import eightbits, graph
 from resnext.engines.base import Precision
-from resnext.errors import ConfigError, closest, import_extra, install_hint
+from resnext.errors import (
+    BrokenExtraError,
+    ConfigError,
+    MissingExtraError,
+    closest,
+    import_extra,
+)
 from resnext.files import check_place, output_error, sync_folder
 from resnext.weights import LocalModel
 
@@ -63,6 +69,7 @@ class Exported:
         from_fp32: For "int8" the difference from fp32, in place of that from the engine.
         left_eight_bits: Whether the model was quantized, and what is written is not.
         calibrated: What quantizing cost, where that was done on the way.
+        obstacle: Why ONNX Runtime did not run an ONNX file; None where it did.
     """
 
     paths: tuple[Path, ...]
@@ -76,6 +83,7 @@ class Exported:
     from_fp32: float | None = None
     left_eight_bits: bool = False
     calibrated: Quantized | None = None
+    obstacle: MissingExtraError | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -108,10 +116,12 @@ class Exported:
                 "the model was quantized; what is written has its weights in float32, and none of"
                 f" its 8 bits; --int8 keeps them, in {' and '.join(IN_EIGHT_BITS)}"
             )
-        if self.format == "onnx" and self.checked_with != "onnxruntime":
+        if self.obstacle is not None:
+            broken = isinstance(self.obstacle, BrokenExtraError)
+            reason = self.obstacle.message if broken else "onnxruntime is not installed"
             found.append(
-                f"onnxruntime is not installed, so {self.checked_with} ran the file: that ONNX"
-                f" Runtime opens it and answers the same is not checked; {install_hint('ort')}"
+                f"{reason}; so {self.checked_with} ran the file: that ONNX Runtime opens it and"
+                f" answers the same is not checked; {self.obstacle.hint}"
             )
         return tuple(found)
 
@@ -268,6 +278,7 @@ def export(
         from_fp32=found.from_fp32,
         left_eight_bits=source.document.quantization is not None and not int8,
         calibrated=calibrated,
+        obstacle=found.obstacle,
     )
 
 

@@ -33,6 +33,10 @@ _MOST_STRETCHED = 16  # long over short side: resized whole, a strip takes gigab
 # starter that are wrong: 0.12 to 0.52 in 10 cases of 12. From fp32 `verify` says what may be.
 _IN_EIGHT_BITS = 0.1
 
+_VERIFY_HINT = "`resnext verify MODEL` says which engines of this machine compute it as they should"
+_LOSES_HINT = f"--calibrate on more pictures, or more varied ones; {_VERIFY_HINT}"
+_PIXELS_HINT = "--input prepared leaves the preparation out; `resnext verify MODEL` checks ours"
+
 Batch = npt.NDArray[np.uint8]
 Answers = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]  # logits, features
 Run = Callable[[Batch], Answers]
@@ -49,6 +53,7 @@ class Found:
         engine: What ran it.
         reference: The engine of this package whose answers it was compared with.
         from_fp32: Of a file in 8 bits, the difference from fp32; None for others.
+        obstacle: Why ONNX Runtime, which an ONNX file is for, did not run it; None where it did.
     """
 
     difference: float
@@ -56,6 +61,7 @@ class Found:
     engine: str
     reference: str
     from_fp32: float | None = None
+    obstacle: MissingExtraError | None = None
 
 
 def check(path: Path, local: LocalModel, *, picture: bool, precision: Precision = "fp32") -> Found:
@@ -71,7 +77,7 @@ def check(path: Path, local: LocalModel, *, picture: bool, precision: Precision 
         ParityError: Its answers, or its pixels, are not those of the source.
         MissingExtraError: What runs it is not installed.
     """
-    run, name = _open(path, picture=picture, precision=precision)
+    run, name, obstacle = _open(path, picture=picture, precision=precision)
     with contextlib.ExitStack() as opened:
         judges = [opened.enter_context(judge) for judge in _judges(local, precision, name)]
         levels = None
@@ -86,6 +92,7 @@ def check(path: Path, local: LocalModel, *, picture: bool, precision: Precision 
         engine=name,
         reference=judges[0].engine.name,
         from_fp32=differences[1] if len(judges) > 1 else None,
+        obstacle=obstacle,
     )
 
 
@@ -95,20 +102,23 @@ def _judges(
     """Open what a file is compared with; the first has its precision."""
     if precision == "int8":
         yield _open_judge(_IN_EIGHT_BITS, local, engine=program, precision="int8")
-    yield _open_judge(TOLERANCES[precision].logits, local, precision="fp32")
+    hint = _LOSES_HINT if precision == "int8" else _VERIFY_HINT
+    yield _open_judge(TOLERANCES[precision].logits, local, hint=hint, precision="fp32")
 
 
 @contextlib.contextmanager
-def _open_judge(limit: float, local: LocalModel, **options: Any) -> Iterator[_Judge]:
+def _open_judge(
+    limit: float, local: LocalModel, *, hint: str = _VERIFY_HINT, **options: Any
+) -> Iterator[_Judge]:
     with select.load(local, **options) as engine:
-        yield _Judge(engine, limit)
+        yield _Judge(engine, limit, hint)
 
 
 class _Judge:
     """Compares the answers of a file with those of an engine, over all pictures."""
 
-    def __init__(self, engine: AbstractEngine, limit: float) -> None:
-        self.engine, self.limit = engine, limit
+    def __init__(self, engine: AbstractEngine, limit: float, hint: str) -> None:
+        self.engine, self.limit, self.hint = engine, limit, hint
         self.apart, self.largest = np.zeros(2), np.full(2, 1e-9)  # of logits, of features
 
     def compare(self, pixels: Batch, answers: Answers) -> None:
@@ -126,7 +136,8 @@ class _Judge:
             if not apart <= self.limit:  # a NaN is not
                 raise ParityError(
                     f"{who}, gives {what} that are off by {apart:.2g} of the largest of"
-                    f" {self.engine}; expected at most {self.limit:g}, and nothing was written"
+                    f" {self.engine}; expected at most {self.limit:g}, and nothing was written",
+                    hint=self.hint,
                 )
         return float(relative[0])
 
@@ -165,7 +176,8 @@ def _compare_pictures(path: Path, run: Run, judges: Sequence[_Judge], local: Loc
             raise ParityError(
                 f"{path.name}: the pixels of {one.name} are off by"
                 f" {counted(apart.max(), 'level')} of 255;"
-                f" expected {MOST_LEVELS}, and nothing was written"
+                f" expected {MOST_LEVELS}, and nothing was written",
+                hint=_PIXELS_HINT,
             )
         levels += np.bincount(apart.ravel(), minlength=len(levels))
         answers = run(batch)
@@ -175,27 +187,32 @@ def _compare_pictures(path: Path, run: Run, judges: Sequence[_Judge], local: Loc
     if more > FEW_PIXELS:
         raise ParityError(
             f"{path.name}: {100 * more:.2g} % of the pixels are off by more than {MOST_LEVELS} of"
-            f" 255 levels; expected {100 * FEW_PIXELS:.2g} %, and nothing was written"
+            f" 255 levels; expected {100 * FEW_PIXELS:.2g} %, and nothing was written",
+            hint=_PIXELS_HINT,
         )
     return int(levels.nonzero()[0].max())
 
 
-def _open(path: Path, *, picture: bool, precision: Precision) -> tuple[Run, str]:
-    """Open an exported model with the program it is for."""
+def _open(
+    path: Path, *, picture: bool, precision: Precision
+) -> tuple[Run, str, MissingExtraError | None]:
+    """Open an exported model with the program it is for, or say why with another."""
+    obstacle = None
     if path.suffix in (".pt", ".pt2"):
         torchscript = import_extra("resnext.deploy.torchscript", extra="torch")
-        return functools.partial(torchscript.run, path), "torch"
+        return functools.partial(torchscript.run, path), "torch", None
     if path.suffix == ".onnx":
         try:
             ort: Any = import_extra("resnext.engines.ort", extra="ort")
-        except MissingExtraError:
+        except MissingExtraError as error:
             if picture:
                 raise  # OpenVINO reads no filter that is Pillow's
+            obstacle = type(error)(error.message, hint=error.hint)  # without its frames
         else:
             name = portable.PICTURE if picture else IMAGE
-            return _named(ort.open_graph(path), name), "onnxruntime"
+            return _named(ort.open_graph(path), name), "onnxruntime", None
     openvino = importlib.import_module("resnext.engines.openvino")
-    return _named(openvino.open_graph(path, precision=precision), IMAGE), "openvino"
+    return _named(openvino.open_graph(path, precision=precision), IMAGE), "openvino", obstacle
 
 
 def _named(run: Callable[[dict[str, Batch], list[str]], Any], name: str) -> Run:

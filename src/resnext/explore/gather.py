@@ -150,13 +150,21 @@ class Builder:
 def _plain(data: str) -> Iterator[Item]:
     """Find the pictures of what is no data set; say at once where there is nothing."""
     sources = iter_sources([data])
-    first = next(sources)
-    absent = not first.is_url and not os.path.lexists(first.name)
-    if absent or first.problem:
-        raise DatasetError(f"{data}: {first.problem or 'there is no such file or folder'}")
+    first = list(itertools.islice(sources, 1))
+    if not first:
+        raise DatasetError(
+            "standard input names no picture", hint="give one file, folder or glob a line"
+        )
+    [source] = first
+    absent = not source.is_url and not os.path.lexists(source.name)
+    if absent or source.problem:  # which among others is left out and told, as any
+        first += itertools.islice(sources, 1)
+        if len(first) == 1:
+            reason = source.problem or "there is no such file or folder"
+            raise DatasetError(f"{source.name}: {reason}")
     return (
         Item(source.name if source.is_url else _absolute(source.name), source)
-        for source in itertools.chain([first], sources)
+        for source in itertools.chain(first, sources)
     )
 
 

@@ -65,24 +65,28 @@ class OutputFile:
                 raise
 
     def commit(self) -> None:
-        """Give the file its final name, safely on the disk; what an earlier run left goes.
+        """Give the file its final name, safely on the disk.
 
         Raises:
             OutputError: The disk or the rename failed.
         """
         self._rename(self._target)
-        if self._temporary:
-            with suppress(OSError):
-                self._partial.unlink(missing_ok=True)
 
     def keep(self) -> Path | None:
-        """Name what was written `<name>.partial`; None where that is impossible."""
+        """Name what was written `<name>.partial`; None where that is impossible.
+
+        Returns:
+            The file: behind a link, where the link leads.
+        """
+        partial = self._target.with_name(f"{self._target.name}.partial")
         try:
-            self._rename(self._partial)
+            self._rename(partial)
         except OutputError:
             self.discard()
             return None
-        return self.path.with_name(self._partial.name) if self._temporary else None
+        if not self._temporary:
+            return None
+        return partial if self.path.is_symlink() else self.path.with_name(partial.name)
 
     def discard(self) -> None:
         """Remove what was written."""
@@ -90,10 +94,6 @@ class OutputFile:
             self.raw.close()
         if self._temporary:
             self._temporary.unlink(missing_ok=True)
-
-    @property
-    def _partial(self) -> Path:
-        return self._target.with_name(f"{self.path.name}.partial")
 
     @contextmanager
     def naming_errors(self) -> Iterator[None]:

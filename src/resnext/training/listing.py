@@ -7,7 +7,6 @@ Unicode escaped.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import unicodedata
@@ -206,19 +205,14 @@ def check_outside(folder: Path, pictures: Iterable[Entry]) -> None:
         pictures: All there are.
 
     Raises:
-        ConfigError: The folder is in the one that all pictures have above them, or in one that
-            has some where that is no more than the root.
+        ConfigError: The folder is in one that has pictures, or is it.
     """
     sources = (entry.source for entry in pictures)
     names = (source.name if isinstance(source, Source) else source for source in sources)
     tops = {os.path.dirname(name) for name in names if isinstance(name, str)}
-    tops = {os.path.realpath(top) for top in tops}
-    place = os.path.realpath(folder)
-    with contextlib.suppress(ValueError):  # none, or on several drives
-        above = os.path.commonpath(tops)
-        tops = {above} if above != os.path.dirname(above) else tops
-    for top in tops:
-        if Path(place).is_relative_to(top):
+    place = Path(os.path.realpath(folder))
+    for top in sorted(map(os.path.realpath, tops)):
+        if place.is_relative_to(top):
             raise ConfigError(
                 f"{folder} is in {top}, among the pictures, where nothing is changed",
                 hint="choose another folder with -o",
