@@ -198,6 +198,7 @@ def test_an_onnx_file_in_8_bits_answers_as_the_engine_does(
         assert np.array_equal(classes[:, 0], expected[:count].argmax(axis=1))
 
 
+@pytest.mark.slow
 def test_openvino_s_own_file_in_8_bits_answers_as_the_engine_does(
     eight: LocalModel, tmp_path: Path
 ) -> None:
@@ -243,6 +244,7 @@ def test_what_quantizing_cost_is_told_to_programs(tmp_path: Path) -> None:
     assert found["calibration"]["left_out"] == ["a.png: broken"]
 
 
+@pytest.mark.slow
 def test_pictures_of_any_size_go_into_8_bits_too(eight: LocalModel, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     done = exporting.export(eight, tmp_path / "a.onnx", int8=True, input="picture")
@@ -275,6 +277,7 @@ def test_8_bits_that_no_model_could_have_are_refused_before_one_is_fetched(
     assert "torchscript cannot keep 8 bits" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_model_is_quantized_on_the_way_and_nothing_else_is_left(
     path: Path, tiny: LocalModel, pictures: Path, tmp_path: Path, capsys: Captured
 ) -> None:
