@@ -12,9 +12,7 @@ import click
 
 from resnext.cli import progress, text
 from resnext.cli.complete import complete_model
-from resnext.cli.options import engine_options, ignore_errors_option
-
-INPUT_FAILED = 3
+from resnext.cli.options import INPUT_FAILED, engine_options, ignore_errors_option
 
 
 @click.command(

@@ -10,8 +10,8 @@ import click
 
 from resnext.cli import progress, text
 from resnext.cli.complete import complete_model
+from resnext.cli.options import INPUT_FAILED
 
-INPUT_FAILED = 3
 FORMATS = ("onnx", "openvino", "torchscript", "exported-program", "safetensors")
 
 

@@ -12,10 +12,9 @@ import click
 import resnext
 from resnext.cli import progress
 from resnext.cli.complete import complete_model
-from resnext.cli.options import engine_options, ignore_errors_option
+from resnext.cli.options import INPUT_FAILED, engine_options, ignore_errors_option
 from resnext.files import check_replaceable
 
-INPUT_FAILED = 3
 FORMATS = ("table", "json", "jsonl", "csv", "parquet")
 AT_LEAST_1 = click.IntRange(min=1)
 

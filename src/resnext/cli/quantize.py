@@ -10,8 +10,7 @@ import click
 
 from resnext.cli import progress, text
 from resnext.cli.complete import complete_model
-
-INPUT_FAILED = 3
+from resnext.cli.options import INPUT_FAILED
 
 
 @click.command(

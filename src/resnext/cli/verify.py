@@ -10,9 +10,7 @@ import click
 
 from resnext.cli import progress, text
 from resnext.cli.complete import complete_model
-from resnext.cli.options import ignore_errors_option
-
-INPUT_FAILED = 3
+from resnext.cli.options import INPUT_FAILED, ignore_errors_option
 
 
 @click.command(
